@@ -1,0 +1,38 @@
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup repro test book ui lint lock clean distclean
+.DEFAULT_GOAL := help
+
+help:            ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup:           ## build the environment in .venv; quick when it is done
+	@$(PYTHON) setup_environment.py
+
+repro: setup     ## run what is out of date: data, training, evaluation, plots
+	@python -m stages.params_schema
+	dvc repro
+
+test: setup      ## run the test suite
+	python -m pytest
+
+book: setup      ## run the book's own recipes as one experiment; writes metrics/book/
+	python -m stages.book
+
+ui: setup        ## compare runs in MLflow's UI
+	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+
+lint: setup      ## check style
+	ruff check . && ruff format --check .
+
+lock: setup      ## pin the newest versions that pyproject.toml allows
+	python -m uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-annotate \
+		--no-header --extra dev pyproject.toml -o requirements.lock
+
+clean:           ## remove the environment and what tools leave behind
+	rm -rf .venv .checkpoints .pytest_cache .ruff_cache
+	find stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove, besides, all data, models and recorded runs
+	rm -rf data .dvc/cache .dvc/tmp mlflow.db* mlartifacts .mlflow.lock

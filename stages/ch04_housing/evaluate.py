@@ -1,0 +1,95 @@
+"""Measure the networks of chapter 4 on rows that they didn't learn from, beside two peers (fig. 43).
+
+In: data/prepared/ch04/housing.npz, data/models/ch04/*.safetensors. Out: metrics/ch04.json, and
+data/evaluated/ch04/predictions.npz with `train`, `train_predictions`, `test`, `test_predictions` of the first run.
+"""
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from sklearn.base import RegressorMixin, clone
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
+from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
+from stages.ch04_housing.model import HousingModel
+from stages.ch04_housing.preprocess import HOUSING
+from stages.ch04_housing.train import MODELS, fold_splits
+from stages.common.devices import set_up_torch
+from stages.common.files import placed, rounded, write_json
+from stages.common.params import declared_parameters
+
+PREDICTIONS = "data/evaluated/ch04/predictions.npz"
+
+
+@torch.no_grad()
+def predict(name: str, runs: int, features: np.ndarray, shape: dict) -> np.ndarray:
+    """Return the prices that each run of the saved model `name` gives to features (rows, F): (runs, rows)."""
+    model = HousingModel([0] * runs, features.shape[1], **shape)
+    model.load_state_dict(load_file(MODELS / f"{name}.safetensors"))
+    return model.eval()(torch.from_numpy(features).float().expand(runs, -1, -1)).numpy()
+
+
+def fold_scores(prices: np.ndarray, splits: list, predictions: np.ndarray) -> np.ndarray:
+    """Return R² of each fold on its held-out rows, (folds,), from predictions (folds, rows)."""
+    return np.array([r2_score(prices[rows], fold[rows]) for (_, rows), fold in zip(splits, predictions, strict=True)])
+
+
+def peer_scores(peer: RegressorMixin, features: np.ndarray, prices: np.ndarray, splits: list) -> np.ndarray:
+    """Return R² of a scikit-learn regressor on the same folds, (folds,)."""
+    fits = [clone(peer).fit(features[train], prices[train]).predict(features) for train, _ in splits]
+    return fold_scores(prices, splits, np.array(fits))
+
+
+def main() -> None:
+    parameters = declared_parameters("ch04_evaluate")
+    chapter, seed = parameters.ch04, parameters.seed
+    set_up_torch(seed, parameters.num_threads)
+    with np.load(HOUSING) as housing:
+        features, prices, folds = housing["features"], housing["prices"], housing["folds"]
+        train_rows, test_rows = housing["train_rows"], housing["test_rows"]
+    shape = chapter.active.select(
+        "target", "members", "frequencies", "frequency_scale", "embedding_size", "hidden_sizes"
+    )
+    predictions = predict("runs", chapter.runs, features, shape)
+    test = prices[test_rows]
+    r2 = [r2_score(test, run[test_rows]) for run in predictions]
+    splits = fold_splits(folds)
+    cv_r2 = fold_scores(prices, splits, predict("folds", len(splits), features, shape))
+    metrics = {
+        # The first run, as the book has one; over all runs just below.
+        "r2": r2[0],
+        "rmse": root_mean_squared_error(test, predictions[0][test_rows]),
+        "mae": mean_absolute_error(test, predictions[0][test_rows]),
+        "r2_mean": np.mean(r2),
+        "r2_std": np.std(r2, ddof=min(1, len(r2) - 1)),
+        "cv_r2_mean": cv_r2.mean(),
+        "cv_r2_std": cv_r2.std(ddof=1),
+    }
+    for name, peer in {
+        "gbr": GradientBoostingRegressor(random_state=seed),
+        "rf": RandomForestRegressor(random_state=seed, n_jobs=parameters.num_threads),
+    }.items():
+        scores = peer_scores(peer, features, prices, splits)
+        fitted = clone(peer).fit(features[train_rows], prices[train_rows])
+        metrics[f"peer_{name}_cv_r2"] = scores.mean()
+        metrics[f"peer_{name}_cv_r2_std"] = scores.std(ddof=1)
+        metrics[f"peer_{name}_r2"] = r2_score(test, fitted.predict(features[test_rows]))
+    metrics = rounded(metrics)
+    write_json("metrics/ch04.json", metrics)
+    with placed(PREDICTIONS) as path:
+        np.savez(
+            path,
+            train=prices[train_rows],
+            train_predictions=predictions[0][train_rows],
+            test=test,
+            test_predictions=predictions[0][test_rows],
+        )
+
+    from stages.common.tracking import record_results
+
+    model_file = MODELS / "runs.safetensors"
+    record_results("ch04_evaluate", model_file, metrics={f"test_{name}": value for name, value in metrics.items()})
+
+
+if __name__ == "__main__":
+    main()

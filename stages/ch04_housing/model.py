@@ -1,0 +1,121 @@
+"""The networks of chapter 4 (fig. 40), many side by side: B independent networks as one batch of matrix products.
+
+Letters of the shapes: R runs (a seed and a set of training rows each), M members of a run's ensemble, B = R·M networks,
+N rows, F = 13 features, K frequencies, D embedding size.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class BatchedLinear(nn.Module):
+    """B independent linear layers, (B, N, in) → (B, N, out), initialised as nn.Linear is."""
+
+    def __init__(self, copies: int, inputs: int, outputs: int, generators: Sequence[torch.Generator]):
+        super().__init__()
+
+        def draw(*shape: int) -> torch.Tensor:  # a generator a run: a run's result doesn't depend on its neighbours
+            bound = inputs**-0.5
+            return torch.cat([(torch.rand(copies, *shape, generator=g) * 2 - 1) * bound for g in generators])
+
+        self.weight = nn.Parameter(draw(inputs, outputs))
+        self.bias = nn.Parameter(draw(1, outputs))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.baddbmm(self.bias, inputs, self.weight)
+
+
+class PeriodicEmbedding(nn.Module):
+    """Periodic embedding of each feature, "PLR" of Gorishniy et al., 2022 (arXiv 2203.05556), section 3.3.
+
+    ReLU(Linear([sin 2πcx, cos 2πcx])), with K learned frequencies c and a linear layer of its own for each feature.
+    """
+
+    def __init__(self, copies: int, features: int, frequencies: int, scale: float, size: int, generators):
+        super().__init__()
+        draws = [torch.randn(copies * features, 1, frequencies, generator=g) * scale for g in generators]
+        self.frequency = nn.Parameter(torch.cat(draws))  # (B·F, 1, K)
+        self.linear = BatchedLinear(copies * features, 2 * frequencies, size, generators)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map inputs (B, N, F) to their embeddings, (B, N, F·D)."""
+        copies, rows, features = inputs.shape
+        columns = inputs.transpose(1, 2).reshape(copies * features, rows, 1)
+        phase = 2 * math.pi * self.frequency * columns  # (B·F, N, K)
+        embedded = self.linear(torch.cat([phase.sin(), phase.cos()], dim=-1)).relu()  # (B·F, N, D)
+        return embedded.reshape(copies, features, rows, -1).transpose(1, 2).reshape(copies, rows, -1)
+
+
+class HousingModel(nn.Module):
+    """R ensembles of M networks; the scaling of features and prices belongs to the model, a run its own.
+
+    With `hidden_sizes` (16, 8), one member and no embedding, a run is the network of fig. 40.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        features: int,
+        target: str,
+        members: int,
+        frequencies: int,
+        frequency_scale: float,
+        embedding_size: int,
+        hidden_sizes: Sequence[int],
+    ):
+        super().__init__()
+        self.options = {
+            "features": features,
+            "target": target,
+            "members": members,
+            "frequencies": frequencies,
+            "frequency_scale": frequency_scale,
+            "embedding_size": embedding_size,
+            "hidden_sizes": hidden_sizes,
+        }
+        self.runs, self.members, self.target = len(seeds), members, target
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.embedding = None
+        if frequencies:
+            self.embedding = PeriodicEmbedding(
+                members, features, frequencies, frequency_scale, embedding_size, generators
+            )
+        sizes = [features * (1 + embedding_size), *hidden_sizes, 1]
+        self.layers = nn.ModuleList(
+            BatchedLinear(members, inputs, outputs, generators)
+            for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.register_buffer("feature_mean", torch.zeros(self.runs, 1, features))
+        self.register_buffer("feature_deviation", torch.ones(self.runs, 1, features))
+        self.register_buffer("target_mean", torch.zeros(self.runs, 1))
+        self.register_buffer("target_deviation", torch.ones(self.runs, 1))
+
+    def scaled_outputs(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (R, N, F) to each network's estimate of the scaled target, (B, N)."""
+        scaled = (features - self.feature_mean) / self.feature_deviation
+        inputs = scaled.repeat_interleave(self.members, dim=0)  # (B, N, F)
+        hidden = inputs if self.embedding is None else torch.cat([inputs, self.embedding(inputs)], dim=-1)
+        for layer in self.layers[:-1]:
+            hidden = layer(hidden).relu()
+        return self.layers[-1](hidden).squeeze(-1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (R, N, F) to prices (R, N) in 1,000 dollars: the mean over the members.
+
+        A model of one run also maps (N, F) to (N,).
+        """
+        if features.dim() == 2:
+            return self(features.unsqueeze(0)).squeeze(0)
+        outputs = self.scaled_outputs(features).unflatten(0, (self.runs, self.members))  # (R, M, N)
+        targets = outputs * self.target_deviation.unsqueeze(-1) + self.target_mean.unsqueeze(-1)
+        return (targets.exp() if self.target == "log" else targets).mean(dim=1)
+
+    def first_run(self) -> "HousingModel":
+        """Return the first run as a model of its own."""
+        model = HousingModel([0], **self.options)
+        # In every tensor the first dimension counts networks, run after run.
+        model.load_state_dict({name: value[: len(value) // self.runs] for name, value in self.state_dict().items()})
+        return model

@@ -1,0 +1,42 @@
+"""What the section ch04 of params.yaml may hold."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict
+
+
+class Recipe(Strict):
+    """One way through chapter 4."""
+
+    features: Literal["log", "raw"]
+    target: Literal["log", "raw"]
+    scaled_on: Literal["train", "all"]
+    members: PositiveInt
+    frequencies: Annotated[int, Field(ge=0)]
+    frequency_scale: NonNegativeFloat
+    embedding_size: Annotated[int, Field(ge=0)]
+    hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
+    optimizer: Literal["adamw", "sgd"]
+    schedule: Literal["one_cycle", "constant"]
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+
+    @model_validator(mode="after")
+    def relations(self):
+        if (self.frequencies == 0) != (self.embedding_size == 0):
+            raise ValueError(
+                f"frequencies {self.frequencies} and embedding_size {self.embedding_size} must both be 0, or neither"
+            )
+        return self
+
+
+class Housing(Strict):
+    recipe: Literal["tuned", "book"]
+    runs: PositiveInt
+    cv_splits: Annotated[int, Field(ge=2, le=506)]
+    cv_repeats: PositiveInt
+    tuned: Recipe
+    book: Recipe

@@ -1,0 +1,62 @@
+"""Draw the figures of chapter 4 (figs. 38, 42, 45).
+
+In: the raw table, the loss history, the first run's predictions, the metrics, the model (only to find its run in
+MLflow). Out: metrics/plots/ch04/*.png, and the same figures in MLflow.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stages.common.figures import BLUE, GREY, RED, new_figure, save_figure
+from stages.common.files import read_history, read_json
+
+PLOTS = Path("metrics/plots/ch04")
+
+
+def plot_rooms(table: pd.DataFrame, path: Path) -> None:
+    """Fig. 38: price against the number of rooms; `table` has the columns RM and MEDV."""
+    figure, axes = new_figure()
+    axes.scatter(table["RM"], table["MEDV"], s=10, color=BLUE, alpha=0.6)
+    axes.set(title="Price and number of rooms", xlabel="RM: rooms in a home, mean of the district")
+    axes.set_ylabel("MEDV: median price, 1,000 dollars")
+    save_figure(figure, path)
+
+
+def plot_loss(losses: list[float], path: Path) -> None:
+    """Fig. 42: the training loss by epoch."""
+    figure, axes = new_figure()
+    axes.plot(range(1, len(losses) + 1), losses, color=BLUE)
+    axes.set(title="Loss while training, first run", xlabel="epoch", ylabel="mean squared error", yscale="log")
+    save_figure(figure, path)
+
+
+def plot_predictions(pairs: dict[str, tuple[np.ndarray, np.ndarray]], r2: float, path: Path) -> None:
+    """Fig. 45: predicted against true prices; `pairs` maps "train" and "test" to (true, predicted)."""
+    figure, axes = new_figure(width=5, height=5)
+    for (name, (true, predicted)), color in zip(pairs.items(), (RED, BLUE), strict=True):
+        axes.scatter(true, predicted, s=12, alpha=0.6, color=color, label=f"{name} ({len(true)} rows)")
+    limits = [0, max(max(true.max(), predicted.max()) for true, predicted in pairs.values()) * 1.04]
+    axes.plot(limits, limits, color=GREY, linestyle="--", linewidth=1)
+    axes.set(title=f"Predicted and true prices, R² {r2:.3f} on the test rows", xlim=limits, ylim=limits, aspect="equal")
+    axes.set(xlabel="true price, 1,000 dollars", ylabel="predicted price, 1,000 dollars")
+    axes.legend()
+    save_figure(figure, path)
+
+
+def main() -> None:
+    table = pd.read_csv("data/raw/ch04/boston_house_prices.csv", skiprows=1)
+    plot_rooms(table, PLOTS / "rooms_and_price.png")
+    plot_loss(read_history("metrics/history/ch04.csv")["train_loss"], PLOTS / "loss.png")
+    with np.load("data/evaluated/ch04/predictions.npz") as arrays:
+        pairs = {name: (arrays[name], arrays[f"{name}_predictions"]) for name in ("train", "test")}
+    plot_predictions(pairs, read_json("metrics/ch04.json")["r2"], PLOTS / "predictions.png")
+
+    from stages.common.tracking import record_results
+
+    record_results("ch04_plot", Path("data/models/ch04/runs.safetensors"), figures=sorted(PLOTS.glob("*.png")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Train the networks of chapter 4 (fig. 41): on the book's training rows from several seeds, and for every fold.
+
+In: data/prepared/ch04/housing.npz. Out: data/models/ch04/runs.safetensors, data/models/ch04/folds.safetensors,
+metrics/history/ch04.csv with the first run's loss, and a run in MLflow.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from stages.ch04_housing.model import HousingModel
+from stages.ch04_housing.preprocess import HOUSING
+from stages.common.devices import set_up_torch
+from stages.common.files import placed, write_history
+from stages.common.params import declared_parameters
+from stages.common.progress import progress
+
+MODELS = Path("data/models/ch04")
+HISTORY = "metrics/history/ch04.csv"
+WARM_UP = 0.2  # share of the epochs in which a one-cycle schedule rises
+
+
+def fold_splits(folds: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (training rows, held-out rows) for every fold of `folds` (repeats, rows), repeat after repeat."""
+    return [
+        (np.flatnonzero(repeat != fold), np.flatnonzero(repeat == fold))
+        for repeat in folds
+        for fold in range(repeat.max() + 1)
+    ]
+
+
+def training_weights(train_rows: Sequence[np.ndarray], rows: int) -> torch.Tensor:
+    """Return (runs, rows): 1/n for each of a run's n training rows, and 0 for a row that it must not learn from.
+
+    With all rows in every run, runs with different numbers of training rows fit into one batch.
+    """
+    weights = torch.zeros(len(train_rows), rows)
+    for run, chosen in enumerate(train_rows):
+        weights[run, chosen] = 1 / len(chosen)
+    return weights
+
+
+def fit_scaling(model: HousingModel, features: torch.Tensor, targets: torch.Tensor, weights, scaled_on: str) -> None:
+    """Set the scaling of `model` from the training rows.
+
+    With `scaled_on` "all", the features' comes from all rows: the book fits its StandardScaler before it splits, so
+    that the test rows take part in it. The price is scaled only where its logarithm is the target.
+
+    Args:
+        features: shape (rows, F).
+        targets: shape (rows,).
+        weights: shape (runs, rows), each run's sum 1.
+    """
+    shares = weights if scaled_on == "train" else torch.full_like(weights, 1 / weights.shape[1])
+    model.feature_mean = (shares @ features).unsqueeze(1)  # (R, 1, F)
+    squares = (features - model.feature_mean).square()  # (R, N, F)
+    model.feature_deviation = torch.einsum("rn,rnf->rf", shares, squares).sqrt().unsqueeze(1)
+    if model.target == "log":
+        model.target_mean = (weights @ targets).unsqueeze(1)
+        squares = (targets - model.target_mean).square()
+        model.target_deviation = (weights * squares).sum(dim=1, keepdim=True).sqrt()
+
+
+def train(
+    model: HousingModel,
+    features: torch.Tensor,
+    prices: torch.Tensor,
+    train_rows: Sequence[np.ndarray],
+    scaled_on: str,
+    optimizer: str,
+    schedule: str,
+    epochs: int,
+    learning_rate: float,
+    weight_decay: float,
+    label: str = "training",
+) -> dict[str, list[float]]:
+    """Train all runs of `model` in place, each on its own rows, full batch, on the squared error.
+
+    Args:
+        features: shape (rows, F), unscaled.
+        prices: shape (rows,), in 1,000 dollars.
+        train_rows: for each run, the rows that it learns from.
+
+    Returns:
+        `train_loss`, the first run's mean squared error before each step, in units of the (scaled) target squared.
+    """
+    features, prices = features.float(), prices.float()
+    targets = prices.log() if model.target == "log" else prices
+    weights = training_weights(train_rows, len(prices))
+    fit_scaling(model, features, targets, weights, scaled_on)
+    scaled = (targets - model.target_mean) / model.target_deviation  # (R, N)
+    scaled, weights = (values.repeat_interleave(model.members, dim=0) for values in (scaled, weights))  # (B, N)
+
+    decayed = [parameter for name, parameter in model.named_parameters() if name.endswith("weight")]
+    others = [parameter for name, parameter in model.named_parameters() if not name.endswith("weight")]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if optimizer == "adamw":
+        stepper = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
+    else:
+        stepper = torch.optim.SGD(groups, lr=learning_rate)
+    scheduler = None
+    if schedule == "one_cycle":
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            stepper, learning_rate, total_steps=epochs, pct_start=WARM_UP, cycle_momentum=False
+        )
+    losses: list[float] = []
+    inputs = features.expand(model.runs, -1, -1)  # (R, N, F)
+    for _ in progress(range(epochs), label, lambda: f"loss {losses[-1]:.4f}"):
+        squares = (model.scaled_outputs(inputs) - scaled).square() * weights  # (B, N), zero for rows not learnt from
+        stepper.zero_grad()
+        squares.sum().backward()  # a network's gradient comes from its own error alone
+        stepper.step()
+        if scheduler:
+            scheduler.step()
+        losses.append(squares[: model.members].sum().item() / model.members)
+    return {"train_loss": losses}
+
+
+def main() -> None:
+    parameters = declared_parameters("ch04_train")
+    chapter, recipe = parameters.ch04, parameters.ch04.active
+    set_up_torch(parameters.seed, parameters.num_threads)
+    with np.load(HOUSING) as housing:
+        features, prices = torch.from_numpy(housing["features"]), torch.from_numpy(housing["prices"])
+        book_rows, fold_rows = housing["train_rows"], [rows for rows, _ in fold_splits(housing["folds"])]
+    shape = recipe.select("target", "members", "frequencies", "frequency_scale", "embedding_size", "hidden_sizes")
+    options = recipe.select("scaled_on", "optimizer", "schedule", "epochs", "learning_rate", "weight_decay")
+    jobs = {"runs": [book_rows] * chapter.runs, "folds": fold_rows}
+    started = time.time()
+    histories, models = {}, {}
+    for name, train_rows in jobs.items():
+        seeds = [parameters.seed + run for run in range(len(train_rows))]
+        models[name] = HousingModel(seeds, features.shape[1], **shape)
+        histories[name] = train(models[name], features, prices, train_rows, **options, label=f"ch04 {name}")
+        with placed(MODELS / f"{name}.safetensors") as path:
+            save_file(models[name].state_dict(), path)
+    write_history(HISTORY, histories["runs"])
+
+    from stages.common.tracking import record_training
+
+    fixed = {"recipe": chapter.recipe, "runs": chapter.runs, **parameters.select("seed", "num_threads")}
+    record_training(
+        "ch04_train",
+        None,
+        MODELS / "runs.safetensors",
+        parameters={**fixed, **shape, **options},
+        history=histories["runs"],
+        datasets={"ch04_housing": Path(HOUSING)},
+        started=started,
+        model=models["runs"].first_run().eval(),
+        example=features[:2].float().numpy(),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Measure a trained network of chapter 6 on every window of the test series (fig. 65).
+
+In: data/prepared/ch06/windows.npz, data/models/ch06/<cell>.safetensors. Out: metrics/ch06/<cell>.json, and
+data/evaluated/ch06/<cell>.npz with `targets` and `predictions` (windows,). Run as
+`python -m stages.ch06_timeseries.evaluate rnn`.
+"""
+
+import sys
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import r2_score
+
+from stages.ch06_timeseries.model import Forecaster
+from stages.ch06_timeseries.preprocess import WINDOWS, book_window_count
+from stages.ch06_timeseries.train import model_path
+from stages.common.devices import set_up_torch
+from stages.common.files import placed, rounded, write_json
+from stages.common.params import declared_parameters
+
+
+def measure(
+    inputs: np.ndarray, targets: np.ndarray, predictions: np.ndarray, noise_level: float, book_windows: int
+) -> dict[str, float]:
+    """Return the metrics of a forecast.
+
+    Args:
+        inputs: shape (windows, window).
+        targets, predictions: shape (windows,).
+        noise_level: standard deviation σ of the noise.
+        book_windows: how many of the first windows the book's program looks at.
+
+    Returns:
+        r2, rmse: over all windows.
+        r2_ceiling: 1 − σ²/Var(targets): nobody can predict the noise itself.
+        r2_gap: r2_ceiling − r2.
+        persistence_r2: of the forecast "as the last value seen", a floor.
+        r2_book_windows: over the first windows only, which is the number that the book's program would draw.
+    """
+    r2 = r2_score(targets, predictions)
+    ceiling = 1 - noise_level**2 / targets.var()
+    return rounded(
+        {
+            "r2": r2,
+            "rmse": np.sqrt(np.mean((targets - predictions) ** 2)),
+            "r2_ceiling": ceiling,
+            "r2_gap": ceiling - r2,
+            "persistence_r2": r2_score(targets, inputs[:, -1]),
+            "r2_book_windows": r2_score(targets[:book_windows], predictions[:book_windows]),
+        }
+    )
+
+
+@torch.no_grad()
+def predict(model: Forecaster, inputs: np.ndarray) -> np.ndarray:
+    """Return predictions (windows,) for inputs (windows, window)."""
+    return model.eval()(torch.from_numpy(inputs)).numpy()
+
+
+def main() -> None:
+    cell = sys.argv[1]
+    parameters = declared_parameters("ch06_evaluate")
+    recipe = parameters.ch06.active
+    set_up_torch(parameters.seed, parameters.num_threads)
+    with np.load(WINDOWS) as windows:
+        inputs, targets = windows["test_inputs"], windows["test_targets"]
+    model = Forecaster(cell, **recipe.select("hidden_size", "num_layers"))
+    model.load_state_dict(load_file(model_path(cell)))
+    predictions = predict(model, inputs)
+    book_windows = book_window_count(recipe.length, recipe.window)
+    metrics = measure(inputs, targets, predictions, parameters.noise_level, book_windows)
+    write_json(f"metrics/ch06/{cell}.json", metrics)
+    with placed(f"data/evaluated/ch06/{cell}.npz") as path:
+        np.savez(path, targets=targets, predictions=predictions)
+
+    from stages.common.tracking import record_results
+
+    record_results(
+        "ch06_evaluate", model_path(cell), metrics={f"test_{name}": value for name, value in metrics.items()}
+    )
+
+
+if __name__ == "__main__":
+    main()

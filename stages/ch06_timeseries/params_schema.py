@@ -1,0 +1,42 @@
+"""What the section ch06 of params.yaml may hold."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict
+
+
+class Recipe(Strict):
+    """One way through chapter 6; pages and figures as in the book's program."""
+
+    length: Annotated[int, Field(ge=10, le=1_000_000)]
+    duration: PositiveFloat
+    window: PositiveInt
+    steps_ahead: PositiveInt
+    windows: Literal["all", "book"]
+    loss_steps: PositiveInt
+    hidden_size: PositiveInt
+    num_layers: PositiveInt
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    schedule: Literal["constant", "one_cycle"]
+    gradient_clip: NonNegativeFloat
+
+    @model_validator(mode="after")
+    def relations(self):
+        if self.window + self.steps_ahead > self.length:
+            raise ValueError(
+                f"window {self.window} + steps_ahead {self.steps_ahead} must be at most length {self.length}"
+            )
+        if self.loss_steps > self.window:
+            raise ValueError(f"loss_steps {self.loss_steps} must be at most window {self.window}")
+        return self
+
+
+class TimeSeries(Strict):
+    recipe: Literal["tuned", "book"]
+    compared_noise_levels: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=1, max_length=6)]
+    tuned: Recipe
+    book: Recipe

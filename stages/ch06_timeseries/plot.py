@@ -1,0 +1,84 @@
+"""Draw the figures of chapter 6 (figs. 56, 63, 65, 66).
+
+In: the series, both cells' histories and forecasts, the comparison of noise levels, both models (only to find their
+runs in MLflow). Out: metrics/plots/ch06/*.png, and the same figures in MLflow.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from stages.ch06_timeseries.generate import SERIES
+from stages.common.figures import BLUE, GREY, RED, new_figure, save_figure
+from stages.common.files import read_history, read_json
+from stages.common.params import declared_parameters
+
+PLOTS = Path("metrics/plots/ch06")
+CELLS = {"rnn": RED, "lstm": BLUE}
+POINTS_SHOWN = 500  # of the series, as in fig. 55
+
+
+def plot_series(time: np.ndarray, series: np.ndarray, noise_level: float, path: Path) -> None:
+    """Fig. 56: the start of the training series, arrays of shape (length,), with the sine under the noise."""
+    figure, axes = new_figure(width=8, height=3)
+    axes.plot(time[:POINTS_SHOWN], series[:POINTS_SHOWN], color=BLUE, linewidth=1, label="training series")
+    axes.plot(time[:POINTS_SHOWN], np.sin(time[:POINTS_SHOWN]), color=GREY, linestyle="--", linewidth=1, label="sin(t)")
+    axes.set(title=f"Training series, noise level {noise_level}", xlabel="t", ylabel="value")
+    axes.legend(loc="upper right")
+    save_figure(figure, path)
+
+
+def plot_losses(histories: dict[str, list[float]], floor: float, path: Path) -> None:
+    """Fig. 63: training loss by epoch for each cell, with the noise variance, which no forecast can go below."""
+    figure, axes = new_figure()
+    for cell, losses in histories.items():
+        axes.plot(range(1, len(losses) + 1), losses, color=CELLS[cell], label=cell.upper())
+    if floor > 0:
+        axes.axhline(floor, color=GREY, linestyle="--", label="noise variance σ²")
+    axes.set(title="Loss while training", xlabel="epoch", ylabel="mean squared error", yscale="log")
+    axes.legend()
+    save_figure(figure, path)
+
+
+def plot_scatter(panels: list[tuple[str, np.ndarray, np.ndarray, str]], path: Path) -> None:
+    """Figs. 65, 66: predicted against true values; a panel is (title, targets, predictions, colour)."""
+    figure, axes = new_figure(columns=len(panels), width=4.2, height=4.2, squeeze=False)
+    lowest = min(min(targets.min(), predictions.min()) for _, targets, predictions, _ in panels)
+    highest = max(max(targets.max(), predictions.max()) for _, targets, predictions, _ in panels)
+    for axis, (title, targets, predictions, color) in zip(axes[0], panels, strict=True):
+        axis.scatter(targets, predictions, s=5, alpha=0.4, color=color)
+        axis.plot([lowest, highest], [lowest, highest], color=GREY, linestyle="--", linewidth=1)
+        axis.set(title=title, xlabel="true value", ylabel="predicted value", aspect="equal")
+    save_figure(figure, path)
+
+
+def main() -> None:
+    parameters = declared_parameters("ch06_plot")
+    noise_level = parameters.noise_level
+    with np.load(SERIES) as series:
+        plot_series(series["time"], series["train"], noise_level, PLOTS / "series.png")
+    histories = {cell: read_history(f"metrics/history/ch06/{cell}.csv")["train_loss"] for cell in CELLS}
+    plot_losses(histories, noise_level**2, PLOTS / "loss.png")
+    panels = []
+    for cell, color in CELLS.items():
+        metrics = read_json(f"metrics/ch06/{cell}.json")
+        title = f"{cell.upper()}: R² {metrics['r2']:.3f} of at most {metrics['r2_ceiling']:.3f}"
+        with np.load(f"data/evaluated/ch06/{cell}.npz") as forecast:
+            panels.append((title, forecast["targets"], forecast["predictions"], color))
+    plot_scatter(panels, PLOTS / "forecast.png")
+    with np.load("data/evaluated/ch06/noise.npz") as compared:
+        levels, targets, predictions = compared["noise_levels"], compared["targets"], compared["predictions"]
+    titles = [f"LSTM, noise level {level}" for level in levels]
+    plot_scatter(
+        [(title, *forecast, BLUE) for title, *forecast in zip(titles, targets, predictions, strict=True)],
+        PLOTS / "noise_levels.png",
+    )
+
+    from stages.common.tracking import record_results
+
+    for cell in CELLS:
+        record_results("ch06_plot", Path(f"data/models/ch06/{cell}.safetensors"), figures=sorted(PLOTS.glob("*.png")))
+
+
+if __name__ == "__main__":
+    main()

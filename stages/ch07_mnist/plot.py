@@ -1,0 +1,112 @@
+"""Draw the figures of chapter 7: learning curves, confusion, mistakes, and what the first layer sees (fig. 72).
+
+In: the history, the predictions, the metrics, the prepared pictures, the model (only to find its run in MLflow).
+Out: metrics/plots/ch07/*.png, and the same figures in MLflow.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from stages.ch07_mnist.preprocess import MNIST
+from stages.common.figures import BLUE, RED, new_figure, save_figure
+from stages.common.files import read_history, read_json
+
+PLOTS = Path("metrics/plots/ch07")
+MISTAKES_SHOWN = 60
+CHANNELS_SHOWN = 16
+
+
+def plot_learning(history: dict[str, list[float]], path: Path) -> None:
+    """Loss and, where pictures were held out, validation accuracy by epoch."""
+    validated = "validation_accuracy" in history
+    figure, axes = new_figure(columns=2 if validated else 1, squeeze=False)
+    epochs = range(1, len(history["train_loss"]) + 1)
+    losses, *rest = axes[0]
+    losses.plot(epochs, history["train_loss"], color=RED, marker=".", label="training, as optimised")
+    if validated:
+        losses.plot(epochs, history["validation_loss"], color=BLUE, marker=".", label="validation")
+        accuracies = [100 * value for value in history["validation_accuracy"]]
+        rest[0].plot(epochs, accuracies, color=BLUE, marker=".")
+        rest[0].set(title="Accuracy on the held-out pictures", xlabel="epoch", ylabel="accuracy, %")
+    losses.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
+    losses.legend()
+    save_figure(figure, path)
+
+
+def plot_confusion(labels: np.ndarray, predicted: np.ndarray, accuracy: float, path: Path) -> None:
+    """How often each digit (row) was taken for each (column); arrays of shape (pictures,)."""
+    counts = np.zeros((10, 10), dtype=int)
+    np.add.at(counts, (labels, predicted), 1)
+    mistakes = counts - np.diag(np.diag(counts))
+    figure, axes = new_figure(width=6, height=5.5)
+    # Coloured by mistakes alone: beside a thousand right answers a dozen wrong ones would look like none.
+    picture = axes.imshow(mistakes, cmap="Reds")
+    for row, column in np.ndindex(counts.shape):
+        if counts[row, column]:
+            color = "white" if mistakes[row, column] > mistakes.max() / 2 else "black"
+            axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, color=color)
+    axes.set(title=f"Test pictures, accuracy {100 * accuracy:.2f} %", xlabel="predicted digit", ylabel="true digit")
+    axes.set(xticks=range(10), yticks=range(10))
+    axes.grid(False)
+    figure.colorbar(picture, label="mistakes")
+    save_figure(figure, path)
+
+
+def plot_mistakes(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, path: Path) -> None:
+    """The misclassified test pictures, the surest mistakes first; images (pictures, 28, 28)."""
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
+    rows = max(1, -(-len(shown) // 10))
+    figure, axes = new_figure(rows=rows, columns=10, width=0.85, height=1.1, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, index in zip(axes.flat, shown, strict=False):
+        axis.imshow(images[index], cmap="gray_r")
+        axis.set_title(f"{labels[index]} → {predicted[index]}\n{100 * confidence[index]:.0f} %", fontsize=7)
+    figure.suptitle(f"{len(shown)} of {len(wrong)} mistakes: true → predicted digit, and how sure", fontsize=10)
+    save_figure(figure, path)
+
+
+def plot_feature_maps(image: np.ndarray, filters: np.ndarray, maps: np.ndarray, path: Path) -> None:
+    """Fig. 72: a picture (28, 28), filters of the first layer, and their maps of the picture."""
+    channels = min(CHANNELS_SHOWN, len(filters))
+    figure, axes = new_figure(rows=4, columns=channels // 2 + 1, width=0.95, height=1.05)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+    for axis in axes[1:, 0]:
+        axis.axis("off")
+    axes[0, 0].imshow(image, cmap="gray_r")
+    axes[0, 0].set_title("picture", fontsize=8)
+    limit = np.abs(filters).max()
+    for channel in range(channels):
+        row, column = divmod(channel, channels // 2)
+        filter_axis, map_axis = axes[2 * row, column + 1], axes[2 * row + 1, column + 1]
+        filter_axis.imshow(filters[channel], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        filter_axis.set_title(f"filter {channel}", fontsize=8)
+        map_axis.imshow(np.maximum(maps[channel], 0), cmap="gray_r")
+        map_axis.set_title("its map", fontsize=8)
+    figure.suptitle("First layer: filters (red positive, blue negative) and what passes the ReLU", fontsize=10)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    with np.load(MNIST) as arrays:
+        images, labels = arrays["test_images"], arrays["test_labels"]
+    with np.load("data/evaluated/ch07/predictions.npz") as arrays:
+        probabilities, filters, maps = arrays["probabilities"], arrays["filters"], arrays["feature_maps"]
+    plot_learning(read_history("metrics/history/ch07.csv"), PLOTS / "learning_curves.png")
+    accuracy = read_json("metrics/ch07.json")["accuracy"]
+    plot_confusion(labels, probabilities.argmax(axis=1), accuracy, PLOTS / "confusion.png")
+    plot_mistakes(images, labels, probabilities, PLOTS / "mistakes.png")
+    plot_feature_maps(images[0], filters, maps, PLOTS / "feature_maps.png")
+
+    from stages.common.tracking import record_results
+
+    record_results("ch07_plot", Path("data/models/ch07/network.safetensors"), figures=sorted(PLOTS.glob("*.png")))
+
+
+if __name__ == "__main__":
+    main()

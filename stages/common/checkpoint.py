@@ -1,0 +1,61 @@
+"""Checkpoints of a long training: killed at any moment, it goes on from its last epoch to the same final bytes."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from stages.common.files import placed
+from stages.common.params import main_root
+
+
+class Checkpoint:
+    """One file, named after the fingerprint of all that made it: another stage or other parameters never find it.
+
+    It lies outside the stage's outputs, which DVC removes before it runs a stage.
+    """
+
+    def __init__(self, stage: str, fingerprint: str):
+        self.path: Path = main_root() / ".checkpoints" / f"{stage}-{fingerprint[:32]}.safetensors"
+
+    def save(self, tensors: dict[str, torch.Tensor], state: dict) -> None:
+        """Replace what was saved; `state` is anything that JSON can hold."""
+        with placed(self.path) as path:
+            # A single metadata key, because with more of them the bytes vary from process to process.
+            save_file({key: value.contiguous() for key, value in tensors.items()}, path, {"state": json.dumps(state)})
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict] | None:
+        """Return (tensors, state) as saved, or None if there is nothing to go on from."""
+        if not self.path.exists():
+            return None
+        with safe_open(self.path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state, parameter by parameter: "3.exp_avg" and so on."""
+    states = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": tensor for index, state in states.items() for name, tensor in state.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        states.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

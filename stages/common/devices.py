@@ -1,0 +1,31 @@
+"""Seeds, threads and devices: what makes a run give the same bytes again."""
+
+import os
+
+import torch
+
+
+def set_up_torch(seed: int, num_threads: int) -> None:
+    """Seed PyTorch, fix the number of threads and refuse non-deterministic kernels.
+
+    Another number of threads sums in another order and gives other bytes, so it is a parameter.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this set
+    torch.manual_seed(seed)
+    torch.set_num_threads(num_threads)
+    torch.use_deterministic_algorithms(True)
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        SystemExit: with one line, if the named device isn't on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available[name]:
+        there = ", ".join(device for device in available if available[device])
+        raise SystemExit(f"device: {name} was asked for, but this machine has only: {there}")
+    return torch.device(name)

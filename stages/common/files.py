@@ -1,0 +1,59 @@
+"""Files of a stage: written beside their place and moved in, so that a killed stage leaves no half-written result."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def placed(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it to `path` at the end, or remove it if the block raised."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps parallel writers apart; the suffix stays, because savers choose their format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, values: dict) -> None:
+    """Write `values` as readable JSON with the keys in their given order."""
+    with placed(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> dict:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def rounded(values: dict[str, float], digits: int = 6) -> dict[str, float]:
+    """Return `values` as plain floats with `digits` decimals: what a metrics file keeps."""
+    return {name: round(float(value), digits) for name, value in values.items()}
+
+
+def file_hash(path: str | Path, algorithm: str) -> str:
+    """Return the hex digest of a file's content ("md5" is DVC's own for files)."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def write_history(path: str | Path, history: dict[str, list[float]]) -> None:
+    """Write per-epoch values, metric name to list, as CSV with a column `epoch` that counts from 1."""
+    rows = [",".join(["epoch", *history])]
+    for epoch, values in enumerate(zip(*history.values(), strict=True), start=1):
+        rows.append(",".join([str(epoch), *(f"{value:.6g}" for value in values)]))
+    with placed(path) as temporary:
+        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def read_history(path: str | Path) -> dict[str, list[float]]:
+    """Read what `write_history` wrote: metric name to its value after each epoch."""
+    header, *rows = (line.split(",") for line in Path(path).read_text(encoding="utf-8").splitlines())
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    return {name: [float(value) for value in values] for name, values in columns.items() if name != "epoch"}

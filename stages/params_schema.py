@@ -1,0 +1,57 @@
+"""What params.yaml may hold: types, ranges, and relations between keys, for all chapters at once.
+
+Run as `python -m stages.params_schema` to check params.yaml before anything works.
+"""
+
+import sys
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from stages.ch04_housing.params_schema import Housing
+from stages.ch06_timeseries.params_schema import TimeSeries
+from stages.ch07_mnist.params_schema import Mnist
+from stages.common.params import PARAMS_FILE, ParametersError, checked_parameters, read_yaml, report
+from stages.common.schema import Strict
+
+
+class Parameters(Strict):
+    """params.yaml: what several chapters share, then a section a chapter."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    num_threads: Annotated[int, Field(ge=1, le=256)]
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    noise_level: Annotated[float, Field(ge=0, le=10)]
+    ch04: Housing
+    ch06: TimeSeries
+    ch07: Mnist
+
+
+def first_problem(values: dict) -> str | None:
+    """Return one line that names the first wrong key, its value and what is allowed, or None if all is well."""
+    try:
+        Parameters.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            return f"{key} is missing"
+        if first["type"] == "extra_forbidden":
+            return f"{key} = {first['input']!r}: there is no such parameter"
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":  # a relation between keys: its message names them and their values
+            return f"{key}: {message}"
+        return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+    return None
+
+
+def main() -> int:
+    try:
+        checked_parameters(read_yaml(PARAMS_FILE))
+    except ParametersError as error:
+        return report(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
