@@ -3,6 +3,7 @@
 Run as `python -m stages.params_schema` to check params.yaml before anything works.
 """
 
+import reprlib
 import sys
 from typing import Annotated, Literal
 
@@ -19,7 +20,6 @@ class Parameters(Strict):
     """params.yaml: what several chapters share, then a section a chapter."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    num_threads: Annotated[int, Field(ge=1, le=256)]
     device: Literal["auto", "cpu", "cuda", "mps"]
     noise_level: Annotated[float, Field(ge=0, le=10)]
     ch04: Housing
@@ -33,15 +33,24 @@ def first_problem(values: dict) -> str | None:
         Parameters.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
-            return f"{key} is missing"
-        if first["type"] == "extra_forbidden":
-            return f"{key} = {first['input']!r}: there is no such parameter"
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "value_error":  # a relation between keys: its message names them and their values
-            return f"{key}: {message}"
-        return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        value, message = reprlib.repr(first["input"]), first["msg"]
+        match first["type"]:
+            case "missing":
+                return f"{key} is missing"
+            case "extra_forbidden":
+                return f"{key} = {value}: there is no such parameter"
+            case "value_error":  # a relation between keys: its message names them and their values
+                return f"{key}: {first['ctx']['error']}"
+            case "model_type":
+                return f"{key} = {value}: must be a section with keys of its own"
+            case "too_short" | "too_long":
+                bounds = first["ctx"]
+                bound = (
+                    f"at least {bounds['min_length']}" if "min_length" in bounds else f"at most {bounds['max_length']}"
+                )
+                return f"{key} = {value}: must have {bound} values"
+        return f"{key} = {value}: {message[0].lower()}{message[1:]}"
     return None
 
 

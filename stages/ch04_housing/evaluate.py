@@ -4,6 +4,8 @@ In: data/prepared/ch04/housing.npz, data/models/ch04/*.safetensors. Out: metrics
 data/evaluated/ch04/predictions.npz with `train`, `train_predictions`, `test`, `test_predictions` of the first run.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from safetensors.torch import load_file
@@ -34,16 +36,22 @@ def fold_scores(prices: np.ndarray, splits: list, predictions: np.ndarray) -> np
     return np.array([r2_score(prices[rows], fold[rows]) for (_, rows), fold in zip(splits, predictions, strict=True)])
 
 
-def peer_scores(peer: RegressorMixin, features: np.ndarray, prices: np.ndarray, splits: list) -> np.ndarray:
-    """Return R² of a scikit-learn regressor on the same folds, (folds,)."""
-    fits = [clone(peer).fit(features[train], prices[train]).predict(features) for train, _ in splits]
-    return fold_scores(prices, splits, np.array(fits))
+def peer_scores(
+    peer: RegressorMixin, features: np.ndarray, prices: np.ndarray, splits: list, num_threads: int
+) -> np.ndarray:
+    """Return R² of a scikit-learn regressor on the same folds, (folds,), fitting `num_threads` at a time."""
+
+    def fit(split: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        return clone(peer).fit(features[split[0]], prices[split[0]]).predict(features)
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        return fold_scores(prices, splits, np.array(list(threads.map(fit, splits))))
 
 
 def main() -> None:
     parameters = declared_parameters("ch04_evaluate")
     chapter, seed = parameters.ch04, parameters.seed
-    set_up_torch(seed, parameters.num_threads)
+    set_up_torch(seed, num_threads=1)
     with np.load(HOUSING) as housing:
         features, prices, folds = housing["features"], housing["prices"], housing["folds"]
         train_rows, test_rows = housing["train_rows"], housing["test_rows"]
@@ -67,9 +75,9 @@ def main() -> None:
     }
     for name, peer in {
         "gbr": GradientBoostingRegressor(random_state=seed),
-        "rf": RandomForestRegressor(random_state=seed, n_jobs=parameters.num_threads),
+        "rf": RandomForestRegressor(random_state=seed),
     }.items():
-        scores = peer_scores(peer, features, prices, splits)
+        scores = peer_scores(peer, features, prices, splits, chapter.num_threads)
         fitted = clone(peer).fit(features[train_rows], prices[train_rows])
         metrics[f"peer_{name}_cv_r2"] = scores.mean()
         metrics[f"peer_{name}_cv_r2_std"] = scores.std(ddof=1)

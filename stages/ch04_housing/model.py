@@ -31,22 +31,26 @@ class BatchedLinear(nn.Module):
 class PeriodicEmbedding(nn.Module):
     """Periodic embedding of each feature, "PLR" of Gorishniy et al., 2022 (arXiv 2203.05556), section 3.3.
 
-    ReLU(Linear([sin 2πcx, cos 2πcx])), with K learned frequencies c and a linear layer of its own for each feature.
+    ReLU(Linear([sin 2πcx, cos 2πcx])), with K frequencies c and a linear layer of its own for each feature. The paper
+    learns the frequencies; here they stay as drawn, and so the waves are worked out once for a whole training.
     """
 
     def __init__(self, copies: int, features: int, frequencies: int, scale: float, size: int, generators):
         super().__init__()
         draws = [torch.randn(copies * features, 1, frequencies, generator=g) * scale for g in generators]
-        self.frequency = nn.Parameter(torch.cat(draws))  # (B·F, 1, K)
+        self.register_buffer("frequency", torch.cat(draws))  # (B·F, 1, K)
         self.linear = BatchedLinear(copies * features, 2 * frequencies, size, generators)
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map inputs (B, N, F) to their embeddings, (B, N, F·D)."""
-        copies, rows, features = inputs.shape
-        columns = inputs.transpose(1, 2).reshape(copies * features, rows, 1)
+    def waves(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map inputs (B, N, F) to sines and cosines of each feature, (B·F, N, 2K)."""
+        columns = inputs.transpose(1, 2).flatten(0, 1).unsqueeze(-1)  # (B·F, N, 1)
         phase = 2 * math.pi * self.frequency * columns  # (B·F, N, K)
-        embedded = self.linear(torch.cat([phase.sin(), phase.cos()], dim=-1)).relu()  # (B·F, N, D)
-        return embedded.reshape(copies, features, rows, -1).transpose(1, 2).reshape(copies, rows, -1)
+        return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+    def forward(self, waves: torch.Tensor, features: int) -> torch.Tensor:
+        """Map the waves (B·F, N, 2K) of F features to their embeddings, (B, N, F·D)."""
+        embedded = self.linear(waves).relu()  # (B·F, N, D)
+        return embedded.unflatten(0, (-1, features)).transpose(1, 2).flatten(2)
 
 
 class HousingModel(nn.Module):
@@ -93,11 +97,16 @@ class HousingModel(nn.Module):
         self.register_buffer("target_mean", torch.zeros(self.runs, 1))
         self.register_buffer("target_deviation", torch.ones(self.runs, 1))
 
-    def scaled_outputs(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (R, N, F) to each network's estimate of the scaled target, (B, N)."""
-        scaled = (features - self.feature_mean) / self.feature_deviation
-        inputs = scaled.repeat_interleave(self.members, dim=0)  # (B, N, F)
-        hidden = inputs if self.embedding is None else torch.cat([inputs, self.embedding(inputs)], dim=-1)
+    def encoded(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Map features (R, N, F) to what no training changes: scaled inputs (B, N, F), and their waves (B·F, N, 2K)."""
+        inputs = ((features - self.feature_mean) / self.feature_deviation).repeat_interleave(self.members, dim=0)
+        return inputs, None if self.embedding is None else self.embedding.waves(inputs)
+
+    def scaled_outputs(self, inputs: torch.Tensor, waves: torch.Tensor | None) -> torch.Tensor:
+        """Map what `encoded` gives to each network's estimate of the scaled target, (B, N)."""
+        hidden = inputs
+        if self.embedding is not None:
+            hidden = torch.cat([inputs, self.embedding(waves, inputs.shape[-1])], dim=-1)
         for layer in self.layers[:-1]:
             hidden = layer(hidden).relu()
         return self.layers[-1](hidden).squeeze(-1)
@@ -109,13 +118,21 @@ class HousingModel(nn.Module):
         """
         if features.dim() == 2:
             return self(features.unsqueeze(0)).squeeze(0)
-        outputs = self.scaled_outputs(features).unflatten(0, (self.runs, self.members))  # (R, M, N)
+        outputs = self.scaled_outputs(*self.encoded(features)).unflatten(0, (self.runs, self.members))  # (R, M, N)
         targets = outputs * self.target_deviation.unsqueeze(-1) + self.target_mean.unsqueeze(-1)
         return (targets.exp() if self.target == "log" else targets).mean(dim=1)
+
+    @staticmethod
+    def joined(parts: Sequence["HousingModel"]) -> "HousingModel":
+        """Return one model of all the runs of `parts`, in their order."""
+        model = HousingModel([0] * sum(part.runs for part in parts), **parts[0].options)
+        states = [part.state_dict() for part in parts]
+        # In every tensor the first dimension counts networks, run after run.
+        model.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
+        return model
 
     def first_run(self) -> "HousingModel":
         """Return the first run as a model of its own."""
         model = HousingModel([0], **self.options)
-        # In every tensor the first dimension counts networks, run after run.
         model.load_state_dict({name: value[: len(value) // self.runs] for name, value in self.state_dict().items()})
         return model

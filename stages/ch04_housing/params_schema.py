@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict
+from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
 
 
 class Recipe(Strict):
@@ -35,6 +35,7 @@ class Recipe(Strict):
 
 class Housing(Strict):
     recipe: Literal["tuned", "book"]
+    num_threads: Threads
     runs: PositiveInt
     cv_splits: Annotated[int, Field(ge=2, le=506)]
     cv_repeats: PositiveInt

@@ -55,7 +55,7 @@ def main() -> None:
 
     from stages.common.tracking import record_results
 
-    record_results("ch04_plot", Path("data/models/ch04/runs.safetensors"), figures=sorted(PLOTS.glob("*.png")))
+    record_results("ch04_plot", Path("data/models/ch04/runs.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png")))
 
 
 if __name__ == "__main__":

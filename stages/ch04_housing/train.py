@@ -6,6 +6,7 @@ metrics/history/ch04.csv with the first run's loss, and a run in MLflow.
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from stages.common.progress import progress
 
 MODELS = Path("data/models/ch04")
 HISTORY = "metrics/history/ch04.csv"
+RUNS_PER_PART = 3  # trained as one batch
 WARM_UP = 0.2  # share of the epochs in which a one-cycle schedule rises
 
 
@@ -76,7 +78,6 @@ def train(
     epochs: int,
     learning_rate: float,
     weight_decay: float,
-    label: str = "training",
 ) -> dict[str, list[float]]:
     """Train all runs of `model` in place, each on its own rows, full batch, on the squared error.
 
@@ -108,9 +109,9 @@ def train(
             stepper, learning_rate, total_steps=epochs, pct_start=WARM_UP, cycle_momentum=False
         )
     losses: list[float] = []
-    inputs = features.expand(model.runs, -1, -1)  # (R, N, F)
-    for _ in progress(range(epochs), label, lambda: f"loss {losses[-1]:.4f}"):
-        squares = (model.scaled_outputs(inputs) - scaled).square() * weights  # (B, N), zero for rows not learnt from
+    encoded = model.encoded(features.expand(model.runs, -1, -1))
+    for _ in range(epochs):
+        squares = (model.scaled_outputs(*encoded) - scaled).square() * weights  # (B, N), zero for rows not learnt from
         stepper.zero_grad()
         squares.sum().backward()  # a network's gradient comes from its own error alone
         stepper.step()
@@ -120,10 +121,40 @@ def train(
     return {"train_loss": losses}
 
 
+def train_in_parts(
+    features: torch.Tensor,
+    prices: torch.Tensor,
+    train_rows: Sequence[np.ndarray],
+    seed: int,
+    num_threads: int,
+    shape: dict,
+    options: dict,
+    label: str,
+) -> tuple[HousingModel, dict[str, list[float]]]:
+    """Train a run for each of `train_rows`, a few at a time in each of `num_threads` threads.
+
+    The runs have nothing to do with one another, so the bytes of the result don't depend on the number of threads.
+    Small products gain more from this than from two threads in each product, and a part fits into a processor's cache.
+
+    Returns:
+        the model of all runs, and the history of the first.
+    """
+
+    def train_part(first: int) -> tuple[HousingModel, dict[str, list[float]]]:
+        chosen = train_rows[first : first + RUNS_PER_PART]
+        model = HousingModel([seed + first + run for run in range(len(chosen))], features.shape[1], **shape)
+        return model, train(model, features, prices, chosen, **options)
+
+    starts = range(0, len(train_rows), RUNS_PER_PART)
+    with ThreadPoolExecutor(num_threads) as threads:
+        models, histories = zip(*progress(threads.map(train_part, starts), label, total=len(starts)), strict=True)
+    return HousingModel.joined(models), histories[0]
+
+
 def main() -> None:
     parameters = declared_parameters("ch04_train")
     chapter, recipe = parameters.ch04, parameters.ch04.active
-    set_up_torch(parameters.seed, parameters.num_threads)
+    set_up_torch(parameters.seed, num_threads=1)
     with np.load(HOUSING) as housing:
         features, prices = torch.from_numpy(housing["features"]), torch.from_numpy(housing["prices"])
         book_rows, fold_rows = housing["train_rows"], [rows for rows, _ in fold_splits(housing["folds"])]
@@ -133,16 +164,16 @@ def main() -> None:
     started = time.time()
     histories, models = {}, {}
     for name, train_rows in jobs.items():
-        seeds = [parameters.seed + run for run in range(len(train_rows))]
-        models[name] = HousingModel(seeds, features.shape[1], **shape)
-        histories[name] = train(models[name], features, prices, train_rows, **options, label=f"ch04 {name}")
+        models[name], histories[name] = train_in_parts(
+            features, prices, train_rows, parameters.seed, chapter.num_threads, shape, options, label=f"ch04 {name}"
+        )
         with placed(MODELS / f"{name}.safetensors") as path:
             save_file(models[name].state_dict(), path)
     write_history(HISTORY, histories["runs"])
 
     from stages.common.tracking import record_training
 
-    fixed = {"recipe": chapter.recipe, "runs": chapter.runs, **parameters.select("seed", "num_threads")}
+    fixed = {"seed": parameters.seed, **chapter.select("recipe", "runs", "num_threads")}
     record_training(
         "ch04_train",
         None,

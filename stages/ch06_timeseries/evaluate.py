@@ -62,7 +62,7 @@ def main() -> None:
     cell = sys.argv[1]
     parameters = declared_parameters("ch06_evaluate")
     recipe = parameters.ch06.active
-    set_up_torch(parameters.seed, parameters.num_threads)
+    set_up_torch(parameters.seed, parameters.ch06.num_threads)
     with np.load(WINDOWS) as windows:
         inputs, targets = windows["test_inputs"], windows["test_targets"]
     model = Forecaster(cell, **recipe.select("hidden_size", "num_layers"))

@@ -38,7 +38,7 @@ def forecast_at(
 def main() -> None:
     parameters = declared_parameters("ch06_noise")
     recipe, levels = parameters.ch06.active, parameters.ch06.compared_noise_levels
-    set_up_torch(parameters.seed, parameters.num_threads)
+    set_up_torch(parameters.seed, parameters.ch06.num_threads)
     forecasts = [
         forecast_at(
             level,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict
+from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
 
 
 class Recipe(Strict):
@@ -37,6 +37,7 @@ class Recipe(Strict):
 
 class TimeSeries(Strict):
     recipe: Literal["tuned", "book"]
+    num_threads: Threads
     compared_noise_levels: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=1, max_length=6)]
     tuned: Recipe
     book: Recipe

@@ -77,7 +77,9 @@ def main() -> None:
     from stages.common.tracking import record_results
 
     for cell in CELLS:
-        record_results("ch06_plot", Path(f"data/models/ch06/{cell}.safetensors"), figures=sorted(PLOTS.glob("*.png")))
+        record_results(
+            "ch06_plot", Path(f"data/models/ch06/{cell}.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png"))
+        )
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def main() -> None:
     cell = sys.argv[1]
     parameters = declared_parameters("ch06_train")
     recipe = parameters.ch06.active
-    set_up_torch(parameters.seed, parameters.num_threads)
+    set_up_torch(parameters.seed, parameters.ch06.num_threads)
     with np.load(WINDOWS) as windows:
         inputs, targets = torch.from_numpy(windows["train_inputs"]), torch.from_numpy(windows["train_targets"])
     shape = {"cell": cell, **recipe.select("hidden_size", "num_layers")}
@@ -86,7 +86,7 @@ def main() -> None:
 
     from stages.common.tracking import record_training
 
-    fixed = {"recipe": parameters.ch06.recipe, **parameters.select("seed", "num_threads")}
+    fixed = {"seed": parameters.seed, **parameters.ch06.select("recipe", "num_threads")}
     record_training(
         "ch06_train",
         cell,

@@ -9,6 +9,26 @@ from torch import nn
 from torch.nn import functional as F
 
 
+class ByteDropout(nn.Module):
+    """Dropout that draws one random byte an element, where nn.Dropout draws a random number: several times faster.
+
+    `probability` is rounded to a multiple of 1/256, which 1/4 and 1/2 are.
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.dropped_bytes = round(256 * probability)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if not self.training or not self.dropped_bytes:
+            return inputs
+        words = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device)
+        random_bytes = words.random_(-(2**63), None).view(torch.uint8)[: inputs.numel()]
+        kept = (random_bytes >= self.dropped_bytes).to(inputs.dtype)
+        # Which byte goes with which element doesn't matter, so the mask takes the inputs' order in memory.
+        return inputs * kept.as_strided(inputs.shape, inputs.stride()).mul_(256 / (256 - self.dropped_bytes))
+
+
 class BookNetwork(nn.Module):
     """Fig. 73, 1,199,882 parameters, written so that it runs faster and computes the same.
 
@@ -19,8 +39,8 @@ class BookNetwork(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(1, 32, 3)
         self.conv2 = nn.Conv2d(32, 64, 3)
-        self.dropout1 = nn.Dropout(dropout)
-        self.dropout2 = nn.Dropout(0.5)
+        self.dropout1 = ByteDropout(dropout)
+        self.dropout2 = ByteDropout(0.5)
         self.fc1 = nn.Linear(9216, 128)
         self.fc2 = nn.Linear(128, 10)
 
@@ -50,7 +70,7 @@ class TunedNetwork(nn.Module):
             *convolution(first, second, kernel_size=3, padding=0, pool=True),  # (batch, second, 5, 5)
             *convolution(second, third, kernel_size=3, padding=0, pool=False),  # (batch, third, 3, 3)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         self.output = nn.Linear(third * 9, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
+from stages.common.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
 
 TRAINING_IMAGES = 60_000
 
@@ -43,5 +43,6 @@ class Recipe(Strict):
 
 class Mnist(Strict):
     recipe: Literal["tuned", "book"]
+    num_threads: Threads
     tuned: Recipe
     book: Recipe

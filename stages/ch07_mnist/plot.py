@@ -88,7 +88,9 @@ def plot_feature_maps(image: np.ndarray, filters: np.ndarray, maps: np.ndarray, 
         filter_axis.set_title(f"filter {channel}", fontsize=8)
         map_axis.imshow(np.maximum(maps[channel], 0), cmap="gray_r")
         map_axis.set_title("its map", fontsize=8)
-    figure.suptitle("First layer: filters (red positive, blue negative) and what passes the ReLU", fontsize=10)
+    figure.suptitle(
+        "First layer: filters (red positive, blue negative) and the positive part of their maps", fontsize=10
+    )
     save_figure(figure, path)
 
 
@@ -105,7 +107,7 @@ def main() -> None:
 
     from stages.common.tracking import record_results
 
-    record_results("ch07_plot", Path("data/models/ch07/network.safetensors"), figures=sorted(PLOTS.glob("*.png")))
+    record_results("ch07_plot", Path("data/models/ch07/network.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png")))
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def train(
 def main() -> None:
     parameters = declared_parameters("ch07_train")
     recipe = parameters.ch07.active
-    set_up_torch(parameters.seed, parameters.num_threads)
+    set_up_torch(parameters.seed, parameters.ch07.num_threads)
     device = find_device(parameters.device)
     shape = recipe.select("network", "widths", "dropout")
     optimization = recipe.select("optimizer", "learning_rate", "weight_decay", "average_decay")
@@ -200,7 +200,7 @@ def main() -> None:
 
     model = build_network(**shape)
     model.load_state_dict(trainer.best)
-    fixed = {"recipe": parameters.ch07.recipe, **parameters.select("seed", "num_threads", "device")}
+    fixed = {**parameters.select("seed", "device"), **parameters.ch07.select("recipe", "num_threads")}
     record_training(
         "ch07_train",
         None,

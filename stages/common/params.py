@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 
@@ -28,7 +29,35 @@ class UndeclaredParameterError(Exception):
 
 
 class ParametersError(Exception):
-    """params.yaml can't be used; the message is one line that names key, value and what is allowed."""
+    """A file of parameters can't be used; the message is one line that names key, value and what is allowed."""
+
+    def __init__(self, message: str, file: str = PARAMS_FILE):
+        super().__init__(message)
+        self.file = file
+
+
+class Yaml12Loader(yaml.SafeLoader):
+    """Reads plain scalars by YAML 1.2, as DVC does: 1e-5 is a number, 010 is ten, and yes is a word."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+    def construct_integer(self, node: yaml.Node) -> int:
+        text = self.construct_scalar(node)
+        return int(text, 0 if text.startswith(("0x", "0o")) else 10)
+
+
+for tag, pattern, first in [
+    ("null", r"^(?:null|Null|NULL|~|)$", ["n", "N", "~", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
+    (
+        "float",
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        list("-+0123456789."),
+    ),
+]:
+    Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
+Yaml12Loader.add_constructor("tag:yaml.org,2002:int", Yaml12Loader.construct_integer)
 
 
 class Section:
@@ -74,22 +103,25 @@ def declared_parameters(stage: str) -> Section:
 
 def report(error: ParametersError) -> int:
     """Print `error` as one line on stderr; return the exit status of a wrong parameter, 2."""
-    print(f"{PARAMS_FILE}: {error}", file=sys.stderr)
+    print(f"{error.file}: {error}", file=sys.stderr)
     return 2
 
 
 def read_yaml(path: str | Path) -> dict:
-    """Read a YAML mapping; raise ParametersError if the file is missing or isn't a mapping."""
+    """Read a YAML mapping; raise ParametersError if the file can't be read or isn't a mapping."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Yaml12Loader)
     except FileNotFoundError:
-        raise ParametersError(f"there is no {path} in {os.getcwd()}") from None
+        raise ParametersError(f"there is no such file in {os.getcwd()}", str(path)) from None
+    except OSError as error:
+        raise ParametersError(error.strerror, str(path)) from None
     except UnicodeDecodeError:
-        raise ParametersError(f"{path} is not UTF-8 text") from None
+        raise ParametersError("not UTF-8 text", str(path)) from None
     except yaml.YAMLError as error:
-        raise ParametersError("not valid YAML: " + " ".join(str(error).split())) from None
+        raise ParametersError("not valid YAML: " + " ".join(str(error).split()), str(path)) from None
     if not isinstance(values, dict):
-        raise ParametersError(f"{path} must be a mapping of keys to values, not {type(values).__name__}")
+        what = "empty" if values is None else type(values).__name__
+        raise ParametersError(f"must be a mapping of keys to values, and is {what}", str(path))
     return values
 
 
@@ -108,7 +140,7 @@ def stage_entry(stage: str) -> dict:
     """Return the entry of `stage` in dvc.yaml, as written (templates unresolved)."""
     stages = read_yaml(PIPELINE_FILE).get("stages", {})
     if stage not in stages:
-        raise ParametersError(f"{PIPELINE_FILE} has no stage {stage}")
+        raise ParametersError(f"there is no stage {stage}", PIPELINE_FILE)
     return stages[stage]
 
 

@@ -2,17 +2,21 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
-def progress(items: Sized, label: str, status: Callable[[], str] = lambda: "") -> Iterator:
-    """Yield each of `items`, and show on stderr how far it is; `status()` adds a few words, such as the loss."""
+def progress(items: Iterable, label: str, status: Callable[[], str] = lambda: "", total: int | None = None) -> Iterator:
+    """Yield each of `items`, and show on stderr how far it is.
+
+    `status()` adds a few words, such as the loss; `total` is for items that have no length.
+    """
+    count = len(items) if total is None else total
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        bar = tqdm(items, desc=label)
+        bar = tqdm(items, desc=label, total=count)
         for item in bar:
             yield item
             bar.set_postfix_str(status())
@@ -21,5 +25,5 @@ def progress(items: Sized, label: str, status: Callable[[], str] = lambda: "") -
     for done, item in enumerate(items, start=1):
         yield item
         if time.monotonic() - last > SECONDS_BETWEEN_LINES:
-            print(f"{label}: {done}/{len(items)} {status()}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{label}: {done}/{count} {status()}".rstrip(), file=sys.stderr, flush=True)
             last = time.monotonic()

@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -145,15 +146,17 @@ def _log_model(model, example: np.ndarray) -> None:
 
     with torch.no_grad():
         output = model(torch.from_numpy(example)).numpy()
-    mlflow.pytorch.log_model(
-        model,
-        name="model",
-        signature=infer_signature(example, output),
-        input_example=example,
-        # Named, because MLflow would start another Python to find it out; without it the file holds no pickle.
-        pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
-        serialization_format="pt2",
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.export remarks on its own handling of recurrent layers' weights
+        mlflow.pytorch.log_model(
+            model,
+            name="model",
+            signature=infer_signature(example, output),
+            input_example=example,
+            # Named, because MLflow would else start another Python to find out.
+            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+            serialization_format="pt2",  # an exported graph, no pickle
+        )
 
 
 def _provenance(stage: str, variant: str | None) -> dict[str, str]:

@@ -1,0 +1,144 @@
+"""Images/s of training the book's network: a plain program after figs. 73-76, and chapter 7's own training, in turn.
+
+    python -m benchmarks.mnist_throughput      # needs data/raw/ch07 and data/prepared/ch07: dvc repro ch07_preprocess
+
+Network, batch of 128, Adadelta 0.01 and loss are the book's in both. The two take turns in one process, so that a
+machine whose speed drifts treats them alike; what counts is the ratio. The share of the machine's matrix rate says what
+is left: an image costs 72 million multiplications and additions, counted from the layers, for a step forward and back.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn, optim
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision import transforms
+
+from stages.ch07_mnist.dataset import load_split
+from stages.ch07_mnist.model import build_network
+from stages.ch07_mnist.preprocess import RAW, read_idx
+from stages.ch07_mnist.train import Trainer, train
+
+BATCH = 128
+FLOP_PER_IMAGE = 72e6
+
+
+class PlainDataset(Dataset):
+    """What torchvision's MNIST does for each picture: array to PIL image, then the transforms."""
+
+    def __init__(self, transform):
+        self.images = torch.from_numpy(read_idx(RAW / "train-images-idx3-ubyte").copy())
+        self.labels = torch.from_numpy(read_idx(RAW / "train-labels-idx1-ubyte").copy()).long()
+        self.transform = transform
+        self.to_picture = transforms.ToPILImage()
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.transform(self.to_picture(self.images[index])), int(self.labels[index])
+
+
+class PlainNetwork(nn.Module):
+    """Fig. 73 as the book computes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 3, 1), nn.Conv2d(32, 64, 3, 1)
+        self.dropout1, self.dropout2 = nn.Dropout(0.25), nn.Dropout(0.5)
+        self.fc1, self.fc2 = nn.Linear(9216, 128), nn.Linear(128, 10)
+
+    def forward(self, x):
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        x = torch.flatten(self.dropout1(F.max_pool2d(x, 2)), 1)
+        return F.log_softmax(self.fc2(self.dropout2(F.relu(self.fc1(x)))), dim=1)
+
+
+def plain_program(images: int):
+    """Return a function that trains on `images` pictures as the book does and returns images/s."""
+    normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    loader = DataLoader(Subset(PlainDataset(normalise), range(images)), batch_size=BATCH)
+    model = PlainNetwork()
+    optimizer = optim.Adadelta(model.parameters(), lr=0.01)
+
+    def run() -> float:
+        started = time.perf_counter()
+        model.train()
+        for data, target in loader:
+            optimizer.zero_grad()
+            F.nll_loss(model(data), target).backward()
+            optimizer.step()
+        return images / (time.perf_counter() - started)
+
+    return run
+
+
+def own_program(images: int, precision: str):
+    """Return a function that does the same with chapter 7's own training."""
+    data = tuple(tensor[:images] for tensor in load_split("train", torch.device("cpu")))
+    nothing = tuple(tensor[:0] for tensor in data)
+    trainer = Trainer(build_network("book", [], 0.25), "adadelta", 0.01, weight_decay=0.0, average_decay=0.0)
+    options = {
+        "batch_size": BATCH,
+        "shuffle": False,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "label_smoothing": 0.0,
+        "precision": precision,
+    }
+
+    def run() -> float:
+        started = time.perf_counter()
+        train(trainer, data, nothing, None, epochs=trainer.epochs_done + 1, seed=0, **options)
+        return images / (time.perf_counter() - started)
+
+    return run
+
+
+def matrix_rate(size: int = 2048) -> float:
+    """Return the fp32 rate of a matrix product on this machine, in FLOP/s: the best of ten."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    seconds = []
+    for _ in range(10):
+        started = time.perf_counter()
+        torch.mm(left, right)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2560, help="pictures in a turn")
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--bfloat16", action="store_true", help="run ours in bfloat16 as well")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(arguments.threads)
+    programs = {"plain": plain_program(arguments.images), "ours": own_program(arguments.images, "float32")}
+    if arguments.bfloat16:
+        programs["ours, bfloat16"] = own_program(arguments.images, "bfloat16")
+    rates = {name: [] for name in programs}
+    for turn in range(arguments.turns + 1):
+        for name, run in programs.items():
+            rate = run()
+            if turn:  # the first turn warms up
+                rates[name].append(rate)
+    machine = matrix_rate()
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    print(f"matrix product, fp32: {machine / 1e9:.0f} GFLOP/s, enough for {machine / FLOP_PER_IMAGE:.0f} images/s")
+    for name, values in rates.items():
+        ratios = [rate / plain for rate, plain in zip(values, rates["plain"], strict=True)]
+        print(
+            f"{name}: {statistics.median(values):.0f} images/s (from {min(values):.0f} to {max(values):.0f}), "
+            f"{statistics.median(ratios):.2f} times plain, "
+            f"{100 * statistics.median(values) * FLOP_PER_IMAGE / machine:.0f} % of the matrix rate"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Run every chapter with the book's own recipe, as one DVC experiment called "book": `python -m stages.book`.
+
+The experiment runs in a temporary copy of the repository, so that the workspace keeps its own results. Out: the book's
+numbers beside the default ones, in metrics/book/chNN.json (by variant where a chapter has several), and
+metrics/book/lock.yaml, the experiment's dvc.lock, which tells what code and parameters they belong to.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from stages.common.files import placed, write_json
+from stages.common.params import PARAMS_FILE, read_yaml
+
+NAME = "book"
+RESULTS = Path("metrics/book")
+
+
+def chapters_with_recipes(parameters: dict) -> list[str]:
+    """Return the chapters that have a choice of recipes, such as "ch06"."""
+    return [name for name, section in parameters.items() if isinstance(section, dict) and "recipe" in section]
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def experiment_revision(name: str) -> str:
+    """Return the commit of the experiment `name` that started from the present commit."""
+    head = git("rev-parse", "HEAD").strip()
+    lines = git("for-each-ref", "--format=%(objectname)", f"refs/exps/{head[:2]}/{head[2:]}/{name}").split()
+    if not lines:
+        raise SystemExit(f"there is no experiment {name} of {head[:7]}")
+    return lines[0]
+
+
+def collected_metrics(revision: str, chapter: str) -> dict:
+    """Return the metrics of `chapter` at `revision`: of its file, or of each variant's."""
+    paths = git("ls-tree", "-r", "--name-only", revision, "metrics").splitlines()
+    single = f"metrics/{chapter}.json"
+    if single in paths:
+        return json.loads(git("show", f"{revision}:{single}"))
+    variants = [path for path in paths if Path(path).parent == Path(f"metrics/{chapter}")]
+    return {Path(path).stem: json.loads(git("show", f"{revision}:{path}")) for path in variants}
+
+
+def main() -> int:
+    chapters = chapters_with_recipes(read_yaml(PARAMS_FILE))
+    settings = [argument for chapter in chapters for argument in ("-S", f"{chapter}.recipe=book")]
+    status = subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "-n", NAME, *settings])
+    if status.returncode:
+        return status.returncode
+    revision = experiment_revision(NAME)
+    for chapter in chapters:
+        write_json(RESULTS / f"{chapter}.json", collected_metrics(revision, chapter))
+    with placed(RESULTS / "lock.yaml") as path:
+        path.write_text(git("show", f"{revision}:dvc.lock"), encoding="utf-8")
+    print(f"The book's numbers are in {RESULTS}: {', '.join(chapters)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

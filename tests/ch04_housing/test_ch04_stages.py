@@ -1,0 +1,171 @@
+"""Chapter 4 as dvc.yaml runs it, small: what comes out, that the numbers belong to the models, the same bytes again."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load
+from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.model_selection import train_test_split
+
+from stages.ch04_housing.model import HousingModel
+
+SMALL = {
+    "ch04.runs": 2,
+    "ch04.cv_splits": 3,
+    "ch04.cv_repeats": 1,
+    "ch04.tuned.members": 2,
+    "ch04.tuned.frequencies": 2,
+    "ch04.tuned.embedding_size": 2,
+    "ch04.tuned.hidden_sizes": [8, 8],
+    "ch04.tuned.epochs": 20,
+    "ch04.book.epochs": 20,
+}
+SHAPES = {
+    "tuned": {
+        "target": "log",
+        "members": 2,
+        "frequencies": 2,
+        "frequency_scale": 0.3,
+        "embedding_size": 2,
+        "hidden_sizes": [8, 8],
+    },
+    "book": {
+        "target": "raw",
+        "members": 1,
+        "frequencies": 0,
+        "frequency_scale": 0.0,
+        "embedding_size": 0,
+        "hidden_sizes": [16, 8],
+    },
+}
+OUTPUTS = {
+    "data/raw/ch04/boston_house_prices.csv",
+    "data/prepared/ch04/housing.npz",
+    "data/models/ch04/runs.safetensors",
+    "data/models/ch04/folds.safetensors",
+    "data/evaluated/ch04/predictions.npz",
+    "metrics/ch04.json",
+    "metrics/history/ch04.csv",
+    "metrics/plots/ch04/rooms_and_price.png",
+    "metrics/plots/ch04/loss.png",
+    "metrics/plots/ch04/predictions.png",
+}
+METRICS = {"r2", "rmse", "mae", "r2_mean", "r2_std", "cv_r2_mean", "cv_r2_std", "peer_gbr_cv_r2", "peer_rf_cv_r2"}
+
+
+@pytest.fixture(scope="module", params=["tuned", "book"])
+def chapter(open_workspace, request):
+    """(workspace, recipe, outputs) after a whole run of the chapter."""
+    with open_workspace({**SMALL, "ch04.recipe": request.param}) as workspace:
+        workspace.write_housing()
+        yield workspace, request.param, workspace.run("ch04", tracked=request.param == "tuned")
+
+
+def arrays(outputs: dict[str, bytes], path: str) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(outputs[path])) as loaded:
+        return dict(loaded)
+
+
+def r_squared(prices: np.ndarray, predictions: np.ndarray) -> float:
+    return 1 - ((prices - predictions) ** 2).sum() / ((prices - prices.mean()) ** 2).sum()
+
+
+def test_outputs_are_those_declared(chapter):
+    assert set(chapter[2]) == OUTPUTS
+
+
+def test_books_split_of_506_rows(workspace):
+    table = pd.read_csv(workspace.write_housing(rows=506), skiprows=1)
+    workspace.step("stages.ch04_housing.preprocess")
+    housing = arrays(workspace.outputs(), "data/prepared/ch04/housing.npz")
+    train_rows, test_rows = housing["train_rows"], housing["test_rows"]
+    assert (len(train_rows), len(test_rows)) == (404, 102)
+    assert sorted([*train_rows, *test_rows]) == list(range(506))
+    # Fig. 39 splits the rows themselves.
+    _, _, train_prices, test_prices = train_test_split(
+        table.drop(columns="MEDV"), table["MEDV"], test_size=0.2, random_state=99
+    )
+    np.testing.assert_array_equal(housing["prices"][train_rows], train_prices)
+    np.testing.assert_array_equal(housing["prices"][test_rows], test_prices)
+
+
+def test_prepared_features_are_those_of_the_recipe(chapter):
+    workspace, recipe, outputs = chapter
+    table = pd.read_csv(workspace.path / "data/raw/ch04/boston_house_prices.csv", skiprows=1)
+    housing = arrays(outputs, "data/prepared/ch04/housing.npz")
+    assert housing["names"].tolist() == list(table.columns[:13])
+    np.testing.assert_array_equal(housing["prices"], table["MEDV"])
+    for column, name in enumerate(housing["names"]):
+        expected = table[name].to_numpy(dtype=float)
+        if recipe == "tuned" and name in ("CRIM", "DIS", "LSTAT"):
+            expected = np.log(expected)
+        elif recipe == "tuned" and name == "ZN":
+            expected = np.log(1 + expected)
+        elif recipe == "tuned" and name == "B":
+            expected = np.log(400 - expected)
+        np.testing.assert_allclose(housing["features"][:, column], expected, rtol=1e-12)
+
+
+def test_metrics_reproduce_what_the_model_files_give(chapter):
+    _, recipe, outputs = chapter
+    housing, metrics = arrays(outputs, "data/prepared/ch04/housing.npz"), json.loads(outputs["metrics/ch04.json"])
+    prices, test = housing["prices"], housing["test_rows"]
+    predictions = {}
+    for name, runs in {"runs": 2, "folds": 3}.items():
+        model = HousingModel([9] * runs, 13, **SHAPES[recipe]).eval()
+        model.load_state_dict(load(outputs[f"data/models/ch04/{name}.safetensors"]))
+        with torch.no_grad():
+            predictions[name] = model(torch.from_numpy(housing["features"]).float().expand(runs, -1, -1)).numpy()
+    r2 = [r_squared(prices[test], run[test]) for run in predictions["runs"]]
+    folds = [
+        r_squared(prices[housing["folds"][0] == fold], run[housing["folds"][0] == fold])
+        for fold, run in enumerate(predictions["folds"])
+    ]
+    errors = predictions["runs"][0][test] - prices[test]
+    assert set(metrics) >= METRICS
+    assert {name: metrics[name] for name in METRICS if not name.startswith("peer")} == pytest.approx(
+        {
+            "r2": r2[0],
+            "rmse": np.sqrt((errors**2).mean()),
+            "mae": np.abs(errors).mean(),
+            "r2_mean": np.mean(r2),
+            "r2_std": np.std(r2, ddof=1),
+            "cv_r2_mean": np.mean(folds),
+            "cv_r2_std": np.std(folds, ddof=1),
+        },
+        abs=1e-4,
+    )
+    saved = arrays(outputs, "data/evaluated/ch04/predictions.npz")
+    for name, rows in {"train": housing["train_rows"], "test": test}.items():
+        np.testing.assert_array_equal(saved[name], prices[rows])
+        np.testing.assert_allclose(saved[f"{name}_predictions"], predictions["runs"][0][rows], rtol=1e-4)
+
+
+def test_peers_have_the_same_folds_and_features(chapter):
+    _, _, outputs = chapter
+    housing, metrics = arrays(outputs, "data/prepared/ch04/housing.npz"), json.loads(outputs["metrics/ch04.json"])
+    features, prices, folds = housing["features"], housing["prices"], housing["folds"][0]
+    scores = []
+    for fold in range(3):
+        held_out = folds == fold
+        peer = GradientBoostingRegressor(random_state=0).fit(features[~held_out], prices[~held_out])
+        scores.append(r_squared(prices[held_out], peer.predict(features[held_out])))
+    assert metrics["peer_gbr_cv_r2"] == pytest.approx(np.mean(scores), abs=1e-6)
+
+
+def test_history_has_a_loss_an_epoch(chapter):
+    header, *rows = chapter[2]["metrics/history/ch04.csv"].decode().splitlines()
+    assert header == "epoch,train_loss"
+    assert [row.split(",")[0] for row in rows] == [str(epoch) for epoch in range(1, 21)]
+
+
+def test_second_run_gives_the_same_bytes(chapter):
+    workspace, _, outputs = chapter
+    workspace.remove_outputs()
+    assert list(workspace.outputs()) == ["data/raw/ch04/boston_house_prices.csv"]
+    again = workspace.run("ch04", tracked=False)
+    assert [path for path in OUTPUTS if again[path] != outputs[path]] == []

@@ -1,0 +1,225 @@
+"""Chapter 7 as dvc.yaml runs it, small: what comes out, that the numbers belong to the model, the same bytes again.
+
+Killed while it trains, it goes on to the same bytes; with anything changed, it starts anew.
+"""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from stages.ch07_mnist.model import build_network
+from stages.ch07_mnist.train import Trainer
+from stages.common.params import declared_parameters
+
+SMALL = {
+    "ch07.tuned.validation_images": 40,
+    "ch07.tuned.widths": [4, 8, 8],
+    "ch07.tuned.epochs": 3,
+    "ch07.tuned.batch_size": 32,
+    "ch07.book.epochs": 1,
+}
+OUTPUTS = {
+    "data/raw/ch07/train-images-idx3-ubyte",
+    "data/raw/ch07/train-labels-idx1-ubyte",
+    "data/raw/ch07/t10k-images-idx3-ubyte",
+    "data/raw/ch07/t10k-labels-idx1-ubyte",
+    "data/prepared/ch07/mnist.npz",
+    "data/models/ch07/network.safetensors",
+    "data/evaluated/ch07/predictions.npz",
+    "metrics/ch07.json",
+    "metrics/history/ch07.csv",
+    "metrics/plots/ch07/learning_curves.png",
+    "metrics/plots/ch07/confusion.png",
+    "metrics/plots/ch07/mistakes.png",
+    "metrics/plots/ch07/feature_maps.png",
+}
+MODEL, HISTORY = "data/models/ch07/network.safetensors", "metrics/history/ch07.csv"
+
+
+@pytest.fixture(scope="module", params=["tuned", "book"])
+def chapter(open_workspace, request):
+    """(workspace, recipe, outputs) after a whole run of the chapter."""
+    with open_workspace({**SMALL, "ch07.recipe": request.param}) as workspace:
+        workspace.write_mnist()
+        yield workspace, request.param, workspace.run("ch07", tracked=request.param == "tuned")
+
+
+def arrays(outputs: dict[str, bytes], path: str) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(outputs[path])) as loaded:
+        return dict(loaded)
+
+
+def test_outputs_are_those_declared_and_no_checkpoint_is_left(chapter):
+    workspace, _, outputs = chapter
+    assert set(outputs) == OUTPUTS
+    assert list((workspace.path / ".checkpoints").iterdir()) == []
+
+
+def test_pictures_are_all_there(chapter):
+    _, recipe, outputs = chapter
+    prepared = arrays(outputs, "data/prepared/ch07/mnist.npz")
+    held_out = {"tuned": 40, "book": 0}[recipe]
+    counts = {"train": 240 - held_out, "validation": held_out, "test": 70}
+    assert {name: prepared[f"{name}_images"].shape for name in counts} == {
+        name: (count, 28, 28) for name, count in counts.items()
+    }
+    raw = outputs["data/raw/ch07/train-images-idx3-ubyte"][16:]
+    labels = outputs["data/raw/ch07/train-labels-idx1-ubyte"][8:]
+    original = sorted((raw[784 * row : 784 * row + 784], labels[row]) for row in range(240))
+    kept = [
+        (image.tobytes(), label)
+        for name in ("train", "validation")
+        for image, label in zip(prepared[f"{name}_images"], prepared[f"{name}_labels"], strict=True)
+    ]
+    assert sorted(kept) == original
+    assert prepared["test_images"].tobytes() == outputs["data/raw/ch07/t10k-images-idx3-ubyte"][16:]
+    assert prepared["test_labels"].tobytes() == outputs["data/raw/ch07/t10k-labels-idx1-ubyte"][8:]
+
+
+def test_metrics_reproduce_what_the_model_file_gives(chapter):
+    _, recipe, outputs = chapter
+    prepared, metrics = arrays(outputs, "data/prepared/ch07/mnist.npz"), json.loads(outputs["metrics/ch07.json"])
+    model = build_network(recipe, [4, 8, 8], dropout=0.0).eval()
+    model.load_state_dict(load(outputs[MODEL]))
+    images = (torch.from_numpy(prepared["test_images"]).float().unsqueeze(1) / 255 - 0.1307) / 0.3081
+    labels = torch.from_numpy(prepared["test_labels"]).long()
+    shifts = {"tuned": [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)], "book": [(0, 0)]}[recipe]
+    with torch.no_grad():
+        probabilities = sum(model(images.roll(shift, (2, 3))).softmax(dim=1) for shift in shifts) / len(shifts)
+    correct = probabilities.argmax(dim=1) == labels
+    predictions = arrays(outputs, "data/evaluated/ch07/predictions.npz")
+    np.testing.assert_allclose(predictions["probabilities"], probabilities.numpy(), atol=1e-5)
+    assert metrics["accuracy"] == pytest.approx(correct.double().mean().item(), abs=1e-6)
+    assert metrics["error_count"] == (~correct).sum().item()
+    assert metrics["loss"] == pytest.approx(-probabilities[range(70), labels].log().mean().item(), abs=1e-4)
+    assert metrics["class_accuracy"] == {
+        str(digit): pytest.approx(correct[labels == digit].double().mean().item(), abs=1e-6) for digit in range(10)
+    }
+    assert 0 <= metrics["ece"] <= 1
+
+
+def test_history_and_the_epoch_kept(chapter):
+    _, recipe, outputs = chapter
+    header, *rows = outputs[HISTORY].decode().splitlines()
+    if recipe == "book":
+        assert (header, len(rows)) == ("epoch,train_loss", 1)
+        return
+    assert (header, len(rows)) == ("epoch,train_loss,validation_loss,validation_accuracy", 3)
+    prepared = arrays(outputs, "data/prepared/ch07/mnist.npz")
+    model = build_network("tuned", [4, 8, 8], dropout=0.0).eval()
+    model.load_state_dict(load(outputs[MODEL]))
+    images = (torch.from_numpy(prepared["validation_images"]).float().unsqueeze(1) / 255 - 0.1307) / 0.3081
+    with torch.no_grad():
+        right = model(images).argmax(dim=1).numpy() == prepared["validation_labels"]
+    assert right.mean() == pytest.approx(max(float(row.split(",")[3]) for row in rows), abs=1e-6)
+
+
+def test_second_run_gives_the_same_bytes(chapter):
+    workspace, _, outputs = chapter
+    workspace.remove_outputs()
+    assert all(path.startswith("data/raw/ch07/") for path in workspace.outputs())
+    again = workspace.run("ch07", tracked=False)
+    assert [path for path in OUTPUTS if again[path] != outputs[path]] == []
+
+
+# Kill and resume.
+LONG = {**SMALL, "ch07.tuned.epochs": 40}
+
+
+@pytest.fixture(scope="module")
+def killed(open_workspace):
+    """(workspace, path of the checkpoint): `python -m stages.ch07_mnist.train` got SIGKILL behind its first epoch."""
+    with open_workspace(LONG) as workspace:
+        workspace.write_mnist()
+        workspace.step("stages.ch07_mnist.preprocess")
+        process = subprocess.Popen([sys.executable, "-m", "stages.ch07_mnist.train"], stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 120
+            while not (found := list(Path(".checkpoints").glob("ch07_train-*"))):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.005)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == -signal.SIGKILL
+        yield workspace, workspace.path / found[0]
+
+
+@pytest.fixture
+def epochs_begun(monkeypatch) -> list[int]:
+    """The number of epochs already done, each time one begins."""
+    begun, train_epoch = [], Trainer.train_epoch
+
+    def watched(trainer, *arguments, **options):
+        begun.append(trainer.epochs_done)
+        return train_epoch(trainer, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "train_epoch", watched)
+    return begun
+
+
+def test_killed_training_leaves_a_checkpoint_and_no_result(killed):
+    workspace, checkpoint = killed
+    assert checkpoint.is_file()
+    assert not (workspace.path / MODEL).exists() and not (workspace.path / HISTORY).exists()
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"ch07.tuned.learning_rate": 0.05}, {"ch07.recipe": "book"}])
+def test_other_parameters_have_another_checkpoint(killed, change):
+    workspace, checkpoint = killed
+    workspace.set_parameters({**LONG, **change})
+    try:
+        assert declared_parameters("ch07_train").fingerprint()[:32] not in checkpoint.name
+    finally:
+        workspace.set_parameters(LONG)
+    assert declared_parameters("ch07_train").fingerprint()[:32] in checkpoint.name
+
+
+def test_other_pictures_have_another_checkpoint(killed):
+    workspace, checkpoint = killed
+    prepared = workspace.path / "data/prepared/ch07/mnist.npz"
+    content = prepared.read_bytes()
+    try:
+        prepared.write_bytes(content + b"\0")
+        assert declared_parameters("ch07_train").fingerprint()[:32] not in checkpoint.name
+    finally:
+        prepared.write_bytes(content)
+
+
+def test_other_parameters_start_anew_and_leave_the_checkpoint_alone(killed, epochs_begun):
+    workspace, checkpoint = killed
+    content = checkpoint.read_bytes()
+    workspace.set_parameters({**LONG, "ch07.tuned.epochs": 2})
+    try:
+        workspace.step("stages.ch07_mnist.train")
+        assert epochs_begun == [0, 1]
+        assert checkpoint.read_bytes() == content
+        assert list(checkpoint.parent.iterdir()) == [checkpoint]
+    finally:
+        workspace.set_parameters(LONG)
+        (workspace.path / MODEL).unlink(missing_ok=True)
+        (workspace.path / HISTORY).unlink(missing_ok=True)
+
+
+def test_killed_training_goes_on_to_the_same_bytes(killed, epochs_begun):
+    workspace, checkpoint = killed
+    workspace.step("stages.ch07_mnist.train")
+    first = epochs_begun[0]
+    assert 1 <= first < 40
+    assert epochs_begun == list(range(first, 40))
+    resumed = {path: (workspace.path / path).read_bytes() for path in (MODEL, HISTORY)}
+    assert not checkpoint.exists()
+
+    epochs_begun.clear()
+    workspace.step("stages.ch07_mnist.train")
+    assert epochs_begun == list(range(40))
+    assert {path: (workspace.path / path).read_bytes() for path in (MODEL, HISTORY)} == resumed

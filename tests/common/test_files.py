@@ -1,0 +1,91 @@
+"""stages.common.files: a result is there whole or not at all, and what was written reads back the same."""
+
+import pytest
+
+from stages.common.files import file_hash, placed, read_history, read_json, rounded, write_history, write_json
+
+
+def test_placed_moves_the_whole_file_in(tmp_path):
+    target = tmp_path / "new" / "folder" / "array.npz"
+    with placed(target) as path:
+        assert path.parent == target.parent and path.suffix == ".npz"  # same disk; savers choose by the suffix
+        path.write_bytes(b"whole")
+        assert not target.exists()
+    assert list(target.parent.iterdir()) == [target]
+    assert target.read_bytes() == b"whole"
+
+
+def test_placed_replaces_an_old_file(tmp_path):
+    target = tmp_path / "result.json"
+    target.write_bytes(b"old")
+    with placed(target) as path:
+        path.write_bytes(b"new")
+        assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_placed_keeps_the_old_file_when_writing_fails(tmp_path, error):
+    target = tmp_path / "result.json"
+    target.write_bytes(b"old")
+    with pytest.raises(error), placed(target) as path:
+        path.write_bytes(b"hal")
+        raise error
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_bytes() == b"old"
+
+
+def test_placed_leaves_nothing_when_nothing_was_there(tmp_path):
+    with pytest.raises(ZeroDivisionError), placed(tmp_path / "result.npz") as path:
+        path.write_bytes(b"hal")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_placed_without_a_file_written_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), placed(tmp_path / "result.npz"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_in_the_order_given_and_readable(tmp_path):
+    values = {"r2": 0.5, "accuracy": 1, "имя": [1, None]}
+    write_json(tmp_path / "metrics.json", values)
+    text = (tmp_path / "metrics.json").read_text(encoding="utf-8")
+    assert text == ('{\n  "r2": 0.5,\n  "accuracy": 1,\n  "имя": [\n    1,\n    null\n  ]\n}\n')
+    assert read_json(tmp_path / "metrics.json") == values
+    assert list(tmp_path.iterdir()) == [tmp_path / "metrics.json"]
+
+
+def test_json_that_cannot_be_written_keeps_the_old_file(tmp_path):
+    write_json(tmp_path / "metrics.json", {"r2": 0.5})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "metrics.json", {"r2": 0.5, "when": object()})
+    assert read_json(tmp_path / "metrics.json") == {"r2": 0.5}
+    assert list(tmp_path.iterdir()) == [tmp_path / "metrics.json"]
+
+
+def test_rounded_gives_plain_floats():
+    assert rounded({"a": 1 / 3, "b": 2}) == {"a": 0.333333, "b": 2.0}
+    assert rounded({"a": 1 / 3}, digits=2) == {"a": 0.33}
+    assert type(rounded({"b": 2})["b"]) is float
+
+
+def test_history_reads_back(tmp_path):
+    history = {"train_loss": [0.5, 0.25, 1e-05], "accuracy": [0.0, 0.125, 1.0]}
+    write_history(tmp_path / "history.csv", history)
+    assert (tmp_path / "history.csv").read_bytes() == (b"epoch,train_loss,accuracy\n1,0.5,0\n2,0.25,0.125\n3,1e-05,1\n")
+    assert read_history(tmp_path / "history.csv") == history
+
+
+def test_history_of_unequal_lengths_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="shorter"):
+        write_history(tmp_path / "history.csv", {"train_loss": [0.5, 0.25], "accuracy": [0.0]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_hash_is_of_the_content(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    assert file_hash(tmp_path / "empty", "md5") == "d41d8cd98f00b204e9800998ecf8427e"
+    assert file_hash(tmp_path / "empty", "sha256").startswith("e3b0c44298fc1c149afbf4c8996fb924")

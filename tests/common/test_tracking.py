@@ -1,0 +1,392 @@
+"""What the small chapter 6 leaves in MLflow: in the store, and over REST from the real tracking server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.ch06_timeseries.model import Forecaster
+from stages.common.files import file_hash, read_json
+
+SMALL = {
+    "ch06.tuned.length": 120,
+    "ch06.tuned.duration": 12.0,
+    "ch06.tuned.window": 10,
+    "ch06.tuned.loss_steps": 5,
+    "ch06.tuned.hidden_size": 4,
+    "ch06.tuned.epochs": 3,
+    "ch06.compared_noise_levels": [0.1],
+}
+WINDOWS = "data/prepared/ch06/windows.npz"
+FIGURES = ["figures/forecast.png", "figures/loss.png", "figures/noise_levels.png", "figures/series.png"]
+METRICS = {"r2", "rmse", "r2_ceiling", "r2_gap", "persistence_r2", "r2_book_windows"}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def chapter(open_workspace):
+    """The workspace after chapter 6 ran from a store that did not exist; then its RNN is trained as "noisy"."""
+    with open_workspace(SMALL, store=False) as workspace:
+        workspace.run("ch06")
+        workspace.monkeypatch.setenv("DVC_EXP_NAME", "noisy")
+        workspace.monkeypatch.setenv("DVC_STAGE", "ch06_train@rnn")
+        workspace.set_parameters({**SMALL, "noise_level": 0.2})
+        kept = {path: Path(path).read_bytes() for path in workspace.outputs()}
+        for step in ("generate", "preprocess"):
+            workspace.step(f"stages.ch06_timeseries.{step}")
+        workspace.step("stages.ch06_timeseries.train", "rnn")
+        workspace.step("stages.ch06_timeseries.evaluate", "rnn")
+        for name in ("DVC_EXP_NAME", "DVC_STAGE"):
+            workspace.monkeypatch.delenv(name)
+        workspace.set_parameters(SMALL)
+        for path, content in kept.items():
+            Path(path).write_bytes(content)
+        yield workspace
+
+
+@pytest.fixture
+def client(chapter) -> mlflow.MlflowClient:
+    uri = f"sqlite:///{chapter.path}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+def runs_by_name(client: mlflow.MlflowClient) -> dict[str, mlflow.entities.Run]:
+    found = client.search_runs([client.get_experiment_by_name("ch06").experiment_id])
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+def test_one_experiment_and_one_run_a_training(client, chapter):
+    names = {experiment.name for experiment in client.search_experiments()}
+    assert names == {"Default", "ch06"}
+    # Evaluations and plots are in the run that trained, not in runs of their own.
+    assert set(runs_by_name(client)) == {"repro-rnn", "repro-lstm", "noisy-rnn"}
+    assert all(run.info.status == "FINISHED" for run in runs_by_name(client).values())
+    location = client.get_experiment_by_name("ch06").artifact_location
+    assert location == (chapter.path / "mlartifacts/ch06").as_uri()
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_parameters_are_those_used(client, cell):
+    assert runs_by_name(client)[f"repro-{cell}"].data.params == {
+        "recipe": "tuned",
+        "seed": "0",
+        "num_threads": "1",
+        "cell": cell,
+        "hidden_size": "4",
+        "num_layers": "1",
+        "epochs": "3",
+        "batch_size": "64",
+        "learning_rate": "0.01",
+        "schedule": "one_cycle",
+        "gradient_clip": "1.0",
+    }
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_history_and_test_metrics(client, chapter, cell):
+    run = runs_by_name(client)[f"repro-{cell}"]
+    rows = (chapter.path / f"metrics/history/ch06/{cell}.csv").read_text().splitlines()[1:]
+    history = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [metric.step for metric in history] == [1, 2, 3]
+    assert [f"{metric.value:.6g}" for metric in history] == [row.split(",")[1] for row in rows]
+    metrics = read_json(chapter.path / f"metrics/ch06/{cell}.json")
+    assert metrics.keys() == METRICS
+    logged = run.data.metrics
+    assert logged.keys() == {"train_loss", "train_seconds", *(f"test_{name}" for name in METRICS)}
+    assert {name: logged[f"test_{name}"] for name in METRICS} == metrics
+
+
+def test_another_experiments_run_has_its_own_results(client):
+    runs = runs_by_name(client)
+    # Var(target) is about 1/2, so that the ceilings differ by about 2·(0.2² − 0.1²).
+    assert runs["noisy-rnn"].data.metrics["test_r2_ceiling"] < runs["repro-rnn"].data.metrics["test_r2_ceiling"] - 0.03
+    assert runs["noisy-rnn"].data.tags["dvc.experiment"] == "noisy"
+    assert runs["repro-rnn"].data.tags["dvc.experiment"] == ""
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_tags_tell_where_the_run_came_from(client, chapter, cell):
+    tags = runs_by_name(client)[f"repro-{cell}"].data.tags
+    assert tags["dvc.stage"] == f"ch06_train@{cell}"
+    assert tags["model_sha256"] == file_hash(chapter.path / f"data/models/ch06/{cell}.safetensors", "sha256")
+    dependencies = json.loads(tags["dvc.dependencies"])
+    assert dependencies[WINDOWS] == file_hash(chapter.path / WINDOWS, "md5")
+    code = "stages/ch06_timeseries/train.py"
+    assert dependencies[code] == file_hash(chapter.path / code, "md5")
+
+
+def test_git_revision_is_a_tag(client, chapter, tmp_path, monkeypatch):
+    from stages.common.tracking import record_training
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=Nobody", "-c", "user.email=nobody@example.org"]
+        return subprocess.run(["git", *identity, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_bytes((chapter.path / name).read_bytes())
+    (tmp_path / "mlflow.db").write_bytes((chapter.path / "mlflow.db").read_bytes())
+    (tmp_path / "model").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets itself
+    git("init", "-q")
+    git("add", "dvc.yaml", "params.yaml")
+    git("commit", "-qm", "Pipeline")
+    tags = []
+    for change in ("", "# changed\n"):
+        with open("params.yaml", "a") as file:
+            file.write(change)
+        run_id = record_training("ch06_train", "rnn", Path("model"), {}, {}, {}, time.time())
+        tags.append(mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(run_id).data.tags)
+    assert [tag["mlflow.source.git.commit"] for tag in tags] == [git("rev-parse", "HEAD")] * 2
+    assert [tag["git.dirty"] for tag in tags] == ["false", "true"]
+
+
+def test_dataset_has_dvcs_hash(client, chapter):
+    for name in ("repro-rnn", "repro-lstm"):
+        (entry,) = runs_by_name(client)[name].inputs.dataset_inputs
+        assert (entry.dataset.name, entry.dataset.digest) == ("ch06_windows", file_hash(chapter.path / WINDOWS, "md5"))
+        assert json.loads(entry.dataset.source) == {"uri": WINDOWS}
+        assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
+    (noisy,) = runs_by_name(client)["noisy-rnn"].inputs.dataset_inputs
+    assert noisy.dataset.digest != file_hash(chapter.path / WINDOWS, "md5")
+
+
+def test_figures_are_in_the_run(client, chapter):
+    for name in ("repro-rnn", "repro-lstm"):
+        run_id = runs_by_name(client)[name].info.run_id
+        assert sorted(file.path for file in client.list_artifacts(run_id, "figures")) == FIGURES
+        for path in FIGURES:
+            drawn = chapter.path / "metrics/plots/ch06" / Path(path).name
+            stored = chapter.path / "mlartifacts/ch06" / run_id / "artifacts" / path
+            assert stored.read_bytes() == drawn.read_bytes()
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_model_comes_back_with_its_signature(client, chapter, cell):
+    run = runs_by_name(client)[f"repro-{cell}"]
+    uri = f"runs:/{run.info.run_id}/model"
+    signature = mlflow.models.get_model_info(uri).signature
+    assert (signature.inputs.to_dict(), signature.outputs.to_dict()) == (
+        [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 10]}}],
+        [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1]}}],
+    )
+    plain = Forecaster(cell, hidden_size=4, num_layers=1).eval()
+    plain.load_state_dict(load_file(chapter.path / f"data/models/ch06/{cell}.safetensors"))
+    with np.load(chapter.path / WINDOWS) as windows:
+        inputs = torch.from_numpy(windows["test_inputs"])
+    loaded = mlflow.pytorch.load_model(uri)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(inputs[:2]), plain(inputs[:2]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_model_takes_any_batch_that_its_signature_allows(client, chapter, batch_size):
+    uri = f"runs:/{runs_by_name(client)['repro-lstm'].info.run_id}/model"
+    with np.load(chapter.path / WINDOWS) as windows:
+        inputs = windows["test_inputs"][:batch_size]
+    predictions = mlflow.pyfunc.load_model(uri).predict(inputs)
+    with np.load(chapter.path / "data/evaluated/ch06/lstm.npz") as forecast:
+        np.testing.assert_allclose(predictions, forecast["predictions"][:batch_size], rtol=1e-4, atol=1e-5)
+
+
+def test_there_is_no_pickle(chapter):
+    files = [path for path in (chapter.path / "mlartifacts").rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"MLmodel", "loss.png"} <= names
+    assert [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pth")] == []
+    assert "pickle_module_info.txt" not in names
+    # A pickle of protocol 2 or later begins with byte 0x80 and ends with a full stop.
+    assert [path for path in files if path.read_bytes()[:1] == b"\x80" and path.read_bytes()[-1:] == b"."] == []
+
+
+def test_without_the_training_run_results_get_one_of_their_own(chapter, open_workspace, monkeypatch):
+    with open_workspace(SMALL) as other:
+        for path, content in chapter.outputs().items():
+            (other.path / path).parent.mkdir(parents=True, exist_ok=True)
+            (other.path / path).write_bytes(content)
+        for _ in range(2):  # the second finds the run of the first
+            other.step("stages.ch06_timeseries.evaluate", "lstm")
+        client = mlflow.MlflowClient(f"sqlite:///{other.path}/mlflow.db")
+        (run,) = runs_by_name(client).values()
+        assert (run.info.run_name, run.info.status) == ("repro", "FINISHED")
+        assert run.data.tags["model_sha256"] == file_hash("data/models/ch06/lstm.safetensors", "sha256")
+        metrics = read_json("metrics/ch06/lstm.json")
+        assert run.data.metrics == {f"test_{name}": value for name, value in metrics.items()}
+
+
+# The tracking server.
+
+
+@pytest.fixture(scope="module")
+def server(chapter, tmp_path_factory):
+    """The address of `mlflow server` on the chapter's store."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{chapter.path}/mlflow.db"]
+    # Without the workers for jobs of MLflow's own, which the store has no part in, it starts in half the time.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command, cwd=log.parent, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 90
+        while not answers(f"{address}/health"):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def get(url: str, **query: str) -> bytes:
+    with urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(query)}", timeout=30) as response:
+        return response.read()
+
+
+def post(url: str, **body: object) -> dict:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.loads(response.read())
+
+
+@pytest.fixture(scope="module")
+def served(server) -> tuple[str, dict[str, dict]]:
+    """The experiment's id and its runs by name, as the server gives them."""
+    api = f"{server}/api/2.0/mlflow"
+    experiments = post(f"{api}/experiments/search", max_results=10, filter="name = 'ch06'")["experiments"]
+    assert [experiment["name"] for experiment in experiments] == ["ch06"]
+    experiment_id = experiments[0]["experiment_id"]
+    found = post(f"{api}/runs/search", experiment_ids=[experiment_id])["runs"]
+    return experiment_id, {run["info"]["run_name"]: run for run in found}
+
+
+def test_server_gives_the_runs(served, client):
+    _, runs = served
+    assert set(runs) == {"repro-rnn", "repro-lstm", "noisy-rnn"}
+    for name, stored in runs_by_name(client).items():
+        data = runs[name]["data"]
+        assert {item["key"]: item["value"] for item in data["params"]} == stored.data.params
+        assert {item["key"]: item["value"] for item in data["metrics"]} == stored.data.metrics
+        assert {item["key"]: item["value"] for item in data["tags"]} == stored.data.tags
+        (dataset,) = runs[name]["inputs"]["dataset_inputs"]
+        assert dataset["dataset"]["digest"] == stored.inputs.dataset_inputs[0].dataset.digest
+
+
+def test_server_gives_the_history(server, served):
+    run_id = served[1]["repro-rnn"]["info"]["run_id"]
+    answer = json.loads(get(f"{server}/api/2.0/mlflow/metrics/get-history", run_id=run_id, metric_key="train_loss"))
+    assert sorted(metric["step"] for metric in answer["metrics"]) == [1, 2, 3]
+
+
+def test_server_gives_the_figures(server, served, chapter):
+    run_id = served[1]["repro-lstm"]["info"]["run_id"]
+    listed = json.loads(get(f"{server}/api/2.0/mlflow/artifacts/list", run_id=run_id, path="figures"))
+    assert sorted(file["path"] for file in listed["files"]) == FIGURES
+    for path in FIGURES:
+        picture = get(f"{server}/get-artifact", run_uuid=run_id, path=path)
+        assert picture.startswith(PNG)
+        assert picture == (chapter.path / "metrics/plots/ch06" / Path(path).name).read_bytes()
+
+
+def test_server_gives_the_models(server, served, chapter):
+    experiment_id, runs = served
+    models = post(f"{server}/api/2.0/mlflow/logged-models/search", experiment_ids=[experiment_id])["models"]
+    by_run = {model["info"]["source_run_id"]: model["info"] for model in models}
+    assert by_run.keys() == {run["info"]["run_id"] for run in runs.values()}
+    for info in by_run.values():
+        assert (info["name"], info["status"]) == ("model", "LOGGED_MODEL_READY")
+        model = f"{server}/api/2.0/mlflow/logged-models/{info['model_id']}"
+        files = json.loads(get(f"{model}/artifacts/directories"))["files"]
+        paths = {file["path"] for file in files}
+        assert {"MLmodel", "data"} <= paths
+        data = json.loads(get(f"{model}/artifacts/directories", artifact_directory_path="data"))["files"]
+        (weights,) = (file for file in data if file["path"].endswith(".pt2"))
+        content = get(
+            f"{server}/ajax-api/2.0/mlflow/logged-models/{info['model_id']}/artifacts/files",
+            artifact_file_path=weights["path"],
+        )
+        assert len(content) == int(weights["file_size"])
+        assert content.startswith(b"PK")  # an archive of the exported program
+
+
+# Several processes at once.
+
+WRITERS = """
+import os, time
+from pathlib import Path
+from stages.common.tracking import record_results, record_training
+
+def write(number):
+    model = Path(f"model{number}")
+    model.write_text(str(number))
+    history = {"train_loss": [number + epoch / 10 for epoch in range(30)]}
+    parameters, variant = {"number": number}, f"writer{number}"
+    record_training("ch06_train", variant, model, parameters, history, {"data": model}, time.time())
+    record_results("ch06_evaluate", model, {"test_r2": number}, [Path("figure.png")])
+
+assert not Path("mlflow.db").exists()
+children = []
+for number in range(4):  # forked, which saves three imports of MLflow; the store isn't open yet
+    children.append(os.fork())
+    if not children[-1]:
+        write(number)
+        os._exit(0)
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the writers")
+def test_four_first_writers_at_once_lose_nothing(open_workspace):
+    with open_workspace(SMALL, store=False) as workspace:
+        # "writer0" stands for a variant of the matrix, whose only use here is the run's name.
+        Path("figure.png").write_bytes(PNG)
+        environment = {**os.environ, "PYTHONPATH": str(workspace.path)}
+        command = [sys.executable, "-c", WRITERS]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+        assert result.returncode == 0, result.stderr
+        client = mlflow.MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")
+        runs = runs_by_name(client)
+        assert set(runs) == {f"repro-writer{number}" for number in range(4)}
+        for number in range(4):
+            run = runs[f"repro-writer{number}"]
+            assert (run.info.status, run.data.params) == ("FINISHED", {"number": str(number)})
+            history = client.get_metric_history(run.info.run_id, "train_loss")
+            assert [metric.value for metric in history] == [number + epoch / 10 for epoch in range(30)]
+            assert run.data.metrics["test_r2"] == number
+            assert [file.path for file in client.list_artifacts(run.info.run_id, "figures")] == ["figures/figure.png"]
+            assert run.data.tags["model_sha256"] == file_hash(f"model{number}", "sha256")
+            assert len(run.inputs.dataset_inputs) == 1

@@ -1,0 +1,148 @@
+"""A small copy of the pipeline in a temporary folder: the real dvc.yaml, small parameters, small data."""
+
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+VARIABLES = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "DATA_MIRROR")
+COLUMNS = ["CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT", "MEDV"]
+
+
+class Workspace:
+    """A folder, current while it is open, in which the chapters' steps run in this process."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        self.path, self.monkeypatch = path, monkeypatch
+
+    def set_parameters(self, overrides: dict[str, object]) -> None:
+        """Write params.yaml: the repository's with `overrides`, dotted name to value, which must exist there."""
+        values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        threads = {f"{name}.num_threads": 1 for name, section in values.items() if isinstance(section, dict)}
+        for name, value in {**threads, **overrides}.items():
+            *sections, key = name.split(".")
+            section = values
+            for part in sections:
+                section = section[part]
+            assert key in section, name
+            section[key] = value
+        (self.path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+
+    def step(self, module: str, *arguments: str) -> None:
+        """Do what `python -m module arguments` does."""
+        with self.monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [module, *arguments])
+            importlib.import_module(module).main()
+
+    def run(self, chapter: str, tracked: bool = True) -> dict[str, bytes]:
+        """Run a chapter's steps behind the download as dvc.yaml has them; return `outputs`."""
+        with self.monkeypatch.context() as patch:
+            if not tracked:
+                tracking = importlib.import_module("stages.common.tracking")
+                for name in ("record_training", "record_results"):
+                    patch.setattr(tracking, name, lambda *arguments, **options: "")
+            stages = yaml.safe_load((self.path / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+            for name, stage in stages.items():
+                if not name.startswith(f"{chapter}_") or name.endswith("_download"):
+                    continue
+                for item in stage.get("matrix", {"": [""]}).popitem()[1]:
+                    _, _, module, *arguments = stage["cmd"].replace("${item.cell}", item).split()
+                    self.step(module, *arguments)
+        return self.outputs()
+
+    def outputs(self) -> dict[str, bytes]:
+        """Return path to content of every file under data/ and metrics/, hidden leftovers too."""
+        files = [path for top in ("data", "metrics") for path in (self.path / top).rglob("*") if path.is_file()]
+        return {path.relative_to(self.path).as_posix(): path.read_bytes() for path in sorted(files)}
+
+    def remove_outputs(self) -> None:
+        """Remove what the steps wrote, as DVC does before it runs a stage; downloaded data stay."""
+        pipeline = (self.path / "dvc.yaml").read_text(encoding="utf-8")
+        for path in self.outputs():
+            if not (path.startswith("data/raw/") and f"{path.split('/')[2]}_download:" in pipeline):
+                (self.path / path).unlink()
+
+    def write_housing(self, rows: int = 60) -> Path:
+        """Write a table like Boston's, whose prices follow from RM and LSTAT."""
+        generator = np.random.default_rng(5)
+        table = np.column_stack([generator.uniform(0.1, 5, rows) for _ in COLUMNS])
+        column = {name: index for index, name in enumerate(COLUMNS)}
+        table[:, column["ZN"]] = generator.integers(0, 2, rows) * 12.5
+        table[:, column["CHAS"]] = generator.integers(0, 2, rows)
+        table[:, column["RM"]] = generator.normal(6.3, 0.7, rows)
+        table[:, column["B"]] = generator.uniform(300, 396.9, rows)
+        table[:, column["LSTAT"]] = generator.uniform(2, 30, rows)
+        noise = generator.normal(0, 1, rows)
+        prices = 20 + 6 * (table[:, column["RM"]] - 6.3) - 0.4 * (table[:, column["LSTAT"]] - 16) + noise
+        table[:, column["MEDV"]] = prices.clip(5, 50)
+        lines = [f"{rows},13" + "," * 12, ",".join(f'"{name}"' for name in COLUMNS)]
+        lines += [",".join(f"{value:.5g}" for value in row) for row in table]
+        path = self.path / "data/raw/ch04/boston_house_prices.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    def write_mnist(self, train: int = 240, test: int = 70) -> None:
+        """Write IDX files of pictures that are easy to tell apart: a pattern a digit, shaded and with some noise."""
+        generator = np.random.default_rng(6)
+        patterns = np.kron(generator.integers(0, 2, (10, 7, 7)), np.ones((4, 4)))  # (10, 28, 28)
+        folder = self.path / "data/raw/ch07"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, count in {"train": train, "t10k": test}.items():
+            labels = generator.permutation(np.arange(count) % 10).astype(np.uint8)
+            shades = generator.uniform(100, 200, (count, 1, 1))
+            images = patterns[labels] * shades + generator.uniform(0, 50, (count, 28, 28))
+            header = np.array([2051, count, 28, 28], ">i4").tobytes()
+            (folder / f"{name}-images-idx3-ubyte").write_bytes(header + images.astype(np.uint8).tobytes())
+            header = np.array([2049, count], ">i4").tobytes()
+            (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """Return an MLflow store with nothing in it; a copy of it saves the seconds that its schema takes."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session")
+def open_workspace(tmp_path_factory, request) -> Callable[..., AbstractContextManager[Workspace]]:
+    """Return `open_workspace(overrides, store=True)`, a context with a new Workspace as the current folder."""
+
+    @contextmanager
+    def opened(overrides: dict[str, object], store: bool = True) -> Iterator[Workspace]:
+        path = tmp_path_factory.mktemp("workspace")
+        shutil.copy(ROOT / "dvc.yaml", path)
+        # So that `python -m stages…` works there, and the code counts among a stage's dependencies.
+        os.symlink(ROOT / "stages", path / "stages")
+        if store:
+            shutil.copy(request.getfixturevalue("empty_store"), path)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.chdir(path)
+            for name in VARIABLES:
+                # Set first, so that what MLflow sets meanwhile (it does, for its subprocesses) is undone at the end.
+                monkeypatch.setenv(name, "")
+                monkeypatch.delenv(name)
+            workspace = Workspace(path, monkeypatch)
+            workspace.set_parameters(overrides)
+            yield workspace
+
+    return opened
+
+
+@pytest.fixture
+def workspace(open_workspace) -> Iterator[Workspace]:
+    """A Workspace with the repository's parameters, on one thread; `set_parameters` makes them smaller."""
+    with open_workspace({}) as opened:
+        yield opened

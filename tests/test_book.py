@@ -1,0 +1,42 @@
+"""metrics/book in git is what the code and the parameters in git give with the book's recipes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.book import chapters_with_recipes
+from stages.common.files import file_hash, read_json
+from stages.common.params import read_yaml, value_at
+
+ROOT = Path(__file__).parent.parent
+LOCK = yaml.safe_load((ROOT / "metrics/book/lock.yaml").read_text(encoding="utf-8"))["stages"]
+PARAMETERS = read_yaml(ROOT / "params.yaml")
+for chapter in chapters_with_recipes(PARAMETERS):
+    PARAMETERS[chapter]["recipe"] = "book"
+
+
+@pytest.mark.parametrize("stage", LOCK)
+def test_book_results_are_those_of_the_code(stage):
+    entry = LOCK[stage]
+    code = [dependency for dependency in entry["deps"] if dependency["path"].startswith("stages/")]
+    for dependency in code:
+        assert file_hash(ROOT / dependency["path"], "md5") == dependency["md5"], f"{dependency['path']}: run make book"
+    for name, value in entry.get("params", {}).get("params.yaml", {}).items():
+        assert value_at(name, PARAMETERS) == value, f"{name}: run make book"
+
+
+def test_every_stage_ran_with_the_books_recipe():
+    own = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    assert LOCK.keys() == own.keys()
+    recipes = {
+        entry["params"]["params.yaml"].get("ch07.recipe", "book") for entry in LOCK.values() if "params" in entry
+    }
+    assert recipes == {"book"}
+
+
+def test_book_results_stand_beside_the_default_ones():
+    for chapter in chapters_with_recipes(PARAMETERS):
+        own = ROOT / f"metrics/{chapter}.json"
+        names = read_json(own).keys() if own.exists() else {path.stem for path in own.with_suffix("").glob("*.json")}
+        assert read_json(ROOT / f"metrics/book/{chapter}.json").keys() == names
