@@ -181,10 +181,8 @@ def test_model_comes_back_with_its_signature(client, chapter, cell):
     run = runs_by_name(client)[f"repro-{cell}"]
     uri = f"runs:/{run.info.run_id}/model"
     signature = mlflow.models.get_model_info(uri).signature
-    assert (signature.inputs.to_dict(), signature.outputs.to_dict()) == (
-        [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 10]}}],
-        [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1]}}],
-    )
+    shapes = [[(tensor.type, tensor.shape) for tensor in schema] for schema in (signature.inputs, signature.outputs)]
+    assert shapes == [[(np.dtype("float32"), (-1, 10))], [(np.dtype("float32"), (-1,))]]
     plain = Forecaster(cell, hidden_size=4, num_layers=1).eval()
     plain.load_state_dict(load_file(chapter.path / f"data/models/ch06/{cell}.safetensors"))
     with np.load(chapter.path / WINDOWS) as windows:
