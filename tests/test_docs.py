@@ -1,0 +1,32 @@
+"""The READMEs' tables say what metrics/ and metrics/book say."""
+
+import re
+
+import pytest
+
+from stages.common.files import read_json
+from tests.conftest import ROOT
+
+ROW = re.compile(r"^\|.*\| `(?P<file>ch[\w/]+\.json): (?P<key>\w+)` \| (?P<own>[^|]+) \| (?P<book>[^|]+) \|$", re.M)
+MINIMUM_ROWS = 8
+
+
+def shown(value: float) -> str:
+    """Write a number as the tables do: a share as four digits behind the point, a count as it is."""
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def measured(file: str, key: str) -> tuple[float, float]:
+    """Return a number of metrics/`file` and the same of metrics/book, where the variants of a chapter share a file."""
+    chapter, _, variant = file.removesuffix(".json").partition("/")
+    book = read_json(ROOT / f"metrics/book/{chapter}.json")
+    return read_json(ROOT / "metrics" / file)[key], (book[variant] if variant else book)[key]
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.ru.md"])
+def test_table_of_results_is_that_of_the_metrics(page):
+    rows = list(ROW.finditer((ROOT / page).read_text(encoding="utf-8")))
+    assert len(rows) >= MINIMUM_ROWS
+    for row in rows:
+        own, book = measured(row["file"], row["key"])
+        assert (row["own"], row["book"]) == (shown(own), shown(book)), row[0]

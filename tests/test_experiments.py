@@ -1,0 +1,91 @@
+"""Experiments through DVC's own command line, in a repository of their own: names, temporary copies, a queue."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from tests.conftest import ROOT, VARIABLES
+
+TARGET = "ch06_evaluate@lstm"
+DEADLINE = 300  # seconds for a queue of two experiments
+
+
+class Repository:
+    """A git and DVC repository with the project's files and a chapter 6 that trains for a second."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+        self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
+            self.environment |= {f"{name}_NAME": "student", f"{name}_EMAIL": "student@example.org"}
+        tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in tracked.splitlines():
+            if name.startswith(("stages/", ".dvc/")) or name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, path / name)
+        parameters = yaml.safe_load((path / "params.yaml").read_text(encoding="utf-8"))
+        parameters["ch06"]["tuned"] |= {"length": 400, "epochs": 1, "hidden_size": 4}
+        (path / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+        self.run("git", "init", "-q")
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", "Start")
+
+    def run(self, *command: str) -> str:
+        result = subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def runs(self) -> list[mlflow.entities.Run]:
+        client = mlflow.MlflowClient(f"sqlite:///{self.path / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("ch06")
+        return client.search_runs([experiment.experiment_id])
+
+    def check_run(self, run: mlflow.entities.Run) -> None:
+        """Check that a run is whole: finished, evaluated, its model readable in the main workspace."""
+        assert run.info.status == "FINISHED"
+        assert "test_r2" in run.data.metrics
+        assert (self.path / "mlartifacts") in Path(run.info.artifact_uri.removeprefix("file://")).parents
+        client = mlflow.MlflowClient(f"sqlite:///{self.path / 'mlflow.db'}")
+        (output,) = run.outputs.model_outputs
+        model = client.get_logged_model(output.model_id)
+        location = Path(model.artifact_location.removeprefix("file://"))
+        assert (self.path / "mlartifacts") in location.parents
+        assert (location / "MLmodel").exists()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path)
+
+
+def test_queue_with_two_workers_loses_nothing_though_the_store_does_not_exist(repository):
+    repository.run("dvc", "exp", "run", "--queue", "-S", "noise_level=0.0,0.3", TARGET)
+    assert not (repository.path / "mlflow.db").exists()
+    repository.run("dvc", "queue", "start", "-j", "2")
+    end = time.monotonic() + DEADLINE
+    while (status := repository.run("dvc", "queue", "status")).count("Success") < 2:
+        assert "Failed" not in status and time.monotonic() < end, status
+        time.sleep(1)
+    repository.run("dvc", "queue", "stop", "--kill")
+    runs = repository.runs()
+    assert len(runs) == 2
+    for run in runs:
+        repository.check_run(run)
+    names = {run.data.tags["dvc.experiment"] for run in runs}
+    assert names == set(repository.run("dvc", "exp", "list", "--name-only").split())
+
+
+def test_temporary_copy_leaves_its_run_in_the_main_workspace_under_its_name(repository):
+    repository.run("dvc", "exp", "run", "--temp", "-n", "quiet", "-S", "noise_level=0.0", TARGET)
+    (run,) = repository.runs()
+    assert run.info.run_name == "quiet-lstm"
+    repository.check_run(run)
+    assert not (repository.path / "metrics/ch06/lstm.json").exists()  # the workspace keeps what it had
