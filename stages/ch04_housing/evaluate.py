@@ -56,8 +56,16 @@ def main() -> None:
         features, prices, folds = housing["features"], housing["prices"], housing["folds"]
         train_rows, test_rows = housing["train_rows"], housing["test_rows"]
     shape = chapter.active.select(
-        "target", "members", "frequencies", "frequency_scale", "embedding_size", "hidden_sizes"
+        "target",
+        "members",
+        "frequencies",
+        "frequency_scale",
+        "embedding_size",
+        "hidden_sizes",
+        "activation",
+        "process_share",
     )
+    shape["rows"] = len(prices)
     predictions = predict("runs", chapter.runs, features, shape)
     test = prices[test_rows]
     r2 = [r2_score(test, run[test_rows]) for run in predictions]

@@ -1,5 +1,7 @@
 """The networks of chapter 4 (fig. 40), many side by side: B independent networks as one batch of matrix products.
 
+Beside a run's networks there may be a Gaussian process, the limit of ever wider networks.
+
 Letters of the shapes: R runs (a seed and a set of training rows each), M members of a run's ensemble, B = R·M networks,
 N rows, F = 13 features, K frequencies, D embedding size.
 """
@@ -9,6 +11,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+
+from stages.ch04_housing.gaussian_process import GaussianProcess
+
+ACTIVATIONS = {"relu": nn.functional.relu, "silu": nn.functional.silu}
 
 
 class BatchedLinear(nn.Module):
@@ -56,7 +62,18 @@ class PeriodicEmbedding(nn.Module):
 class HousingModel(nn.Module):
     """R ensembles of M networks; the scaling of features and prices belongs to the model, a run its own.
 
-    With `hidden_sizes` (16, 8), one member and no embedding, a run is the network of fig. 40.
+    With `hidden_sizes` (16, 8), one member, ReLU, no embedding and no process, a run is the network of fig. 40.
+
+    Args:
+        seeds: one for each run.
+        features: F.
+        target: "log" where the network's output is the standardised logarithm of the price, or "raw".
+        members: M.
+        frequencies, frequency_scale, embedding_size: of the periodic embedding; 0 for none.
+        hidden_sizes: of the layers behind it.
+        activation: "relu" or "silu".
+        process_share: weight of the Gaussian process in a run's price; 0 for none.
+        rows: how many rows there are that a run may learn from; the process keeps them.
     """
 
     def __init__(
@@ -69,6 +86,9 @@ class HousingModel(nn.Module):
         frequency_scale: float,
         embedding_size: int,
         hidden_sizes: Sequence[int],
+        activation: str,
+        process_share: float,
+        rows: int,
     ):
         super().__init__()
         self.options = {
@@ -79,8 +99,12 @@ class HousingModel(nn.Module):
             "frequency_scale": frequency_scale,
             "embedding_size": embedding_size,
             "hidden_sizes": hidden_sizes,
+            "activation": activation,
+            "process_share": process_share,
+            "rows": rows,
         }
         self.runs, self.members, self.target = len(seeds), members, target
+        self.activation, self.process_share = ACTIVATIONS[activation], process_share
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.embedding = None
         if frequencies:
@@ -92,6 +116,7 @@ class HousingModel(nn.Module):
             BatchedLinear(members, inputs, outputs, generators)
             for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True)
         )
+        self.process = GaussianProcess(self.runs, rows, features) if process_share else None
         self.register_buffer("feature_mean", torch.zeros(self.runs, 1, features))
         self.register_buffer("feature_deviation", torch.ones(self.runs, 1, features))
         self.register_buffer("target_mean", torch.zeros(self.runs, 1))
@@ -108,19 +133,28 @@ class HousingModel(nn.Module):
         if self.embedding is not None:
             hidden = torch.cat([inputs, self.embedding(waves, inputs.shape[-1])], dim=-1)
         for layer in self.layers[:-1]:
-            hidden = layer(hidden).relu()
+            hidden = self.activation(layer(hidden))
         return self.layers[-1](hidden).squeeze(-1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (R, N, F) to prices (R, N) in 1,000 dollars: the mean over the members.
+        """Map features (R, N, F) to prices (R, N) in 1,000 dollars: the mean over the members, and the process.
 
         A model of one run also maps (N, F) to (N,).
         """
         if features.dim() == 2:
             return self(features.unsqueeze(0)).squeeze(0)
-        outputs = self.scaled_outputs(*self.encoded(features)).unflatten(0, (self.runs, self.members))  # (R, M, N)
+        inputs, waves = self.encoded(features)
+        outputs = self.scaled_outputs(inputs, waves).unflatten(0, (self.runs, self.members))  # (R, M, N)
+        prices = self.prices(outputs).mean(dim=1)
+        if self.process is None:
+            return prices
+        expected = self.prices(self.process(inputs[:: self.members]).to(prices.dtype).unsqueeze(1)).squeeze(1)
+        return (1 - self.process_share) * prices + self.process_share * expected
+
+    def prices(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Map scaled targets (R, M, N) to prices (R, M, N)."""
         targets = outputs * self.target_deviation.unsqueeze(-1) + self.target_mean.unsqueeze(-1)
-        return (targets.exp() if self.target == "log" else targets).mean(dim=1)
+        return targets.exp() if self.target == "log" else targets
 
     @staticmethod
     def joined(parts: Sequence["HousingModel"]) -> "HousingModel":

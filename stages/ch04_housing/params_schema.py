@@ -18,6 +18,10 @@ class Recipe(Strict):
     frequency_scale: NonNegativeFloat
     embedding_size: Annotated[int, Field(ge=0)]
     hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
+    activation: Literal["relu", "silu"]
+    process_share: Annotated[float, Field(ge=0, le=1)]
+    process_steps: Annotated[int, Field(ge=0)]
+    process_learning_rate: NonNegativeFloat
     optimizer: Literal["adamw", "sgd"]
     schedule: Literal["one_cycle", "constant"]
     epochs: PositiveInt
@@ -29,6 +33,11 @@ class Recipe(Strict):
         if (self.frequencies == 0) != (self.embedding_size == 0):
             raise ValueError(
                 f"frequencies {self.frequencies} and embedding_size {self.embedding_size} must both be 0, or neither"
+            )
+        if self.process_share and self.target != "log":
+            raise ValueError(
+                f"process_share {self.process_share} needs the target log, not {self.target}: "
+                "a Gaussian process expects targets about zero"
             )
         return self
 

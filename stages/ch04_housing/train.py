@@ -78,8 +78,10 @@ def train(
     epochs: int,
     learning_rate: float,
     weight_decay: float,
+    process_steps: int,
+    process_learning_rate: float,
 ) -> dict[str, list[float]]:
-    """Train all runs of `model` in place, each on its own rows, full batch, on the squared error.
+    """Train all runs of `model` in place, each on its own rows, full batch, on the squared error; fit the processes.
 
     Args:
         features: shape (rows, F), unscaled.
@@ -94,6 +96,9 @@ def train(
     weights = training_weights(train_rows, len(prices))
     fit_scaling(model, features, targets, weights, scaled_on)
     scaled = (targets - model.target_mean) / model.target_deviation  # (R, N)
+    encoded = model.encoded(features.expand(model.runs, -1, -1))
+    if model.process is not None:
+        model.process.fit(encoded[0][:: model.members], scaled, weights > 0, process_steps, process_learning_rate)
     scaled, weights = (values.repeat_interleave(model.members, dim=0) for values in (scaled, weights))  # (B, N)
 
     decayed = [parameter for name, parameter in model.named_parameters() if name.endswith("weight")]
@@ -109,7 +114,6 @@ def train(
             stepper, learning_rate, total_steps=epochs, pct_start=WARM_UP, cycle_momentum=False
         )
     losses: list[float] = []
-    encoded = model.encoded(features.expand(model.runs, -1, -1))
     for _ in range(epochs):
         squares = (model.scaled_outputs(*encoded) - scaled).square() * weights  # (B, N), zero for rows not learnt from
         stepper.zero_grad()
@@ -158,8 +162,27 @@ def main() -> None:
     with np.load(HOUSING) as housing:
         features, prices = torch.from_numpy(housing["features"]), torch.from_numpy(housing["prices"])
         book_rows, fold_rows = housing["train_rows"], [rows for rows, _ in fold_splits(housing["folds"])]
-    shape = recipe.select("target", "members", "frequencies", "frequency_scale", "embedding_size", "hidden_sizes")
-    options = recipe.select("scaled_on", "optimizer", "schedule", "epochs", "learning_rate", "weight_decay")
+    shape = recipe.select(
+        "target",
+        "members",
+        "frequencies",
+        "frequency_scale",
+        "embedding_size",
+        "hidden_sizes",
+        "activation",
+        "process_share",
+    )
+    shape["rows"] = len(prices)
+    options = recipe.select(
+        "scaled_on",
+        "optimizer",
+        "schedule",
+        "epochs",
+        "learning_rate",
+        "weight_decay",
+        "process_steps",
+        "process_learning_rate",
+    )
     jobs = {"runs": [book_rows] * chapter.runs, "folds": fold_rows}
     started = time.time()
     histories, models = {}, {}

@@ -77,7 +77,11 @@ def main() -> None:
     from stages.common.tracking import record_results
 
     record_results(
-        "ch06_evaluate", model_path(cell), metrics={f"test_{name}": value for name, value in metrics.items()}
+        "ch06_evaluate",
+        model_path(cell),
+        metrics={f"test_{name}": value for name, value in metrics.items()},
+        # The data's, not the training's: a training knows its windows only.
+        parameters={"noise_level": parameters.noise_level, **recipe.select("window", "length")},
     )
 
 

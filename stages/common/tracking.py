@@ -85,9 +85,12 @@ def record_results(
     stage: str,
     model_file: Path,
     metrics: Mapping[str, float] | None = None,
+    parameters: Mapping[str, object] | None = None,
     figures: Sequence[Path] = (),
 ) -> str:
-    """Add metrics and figures to the run that trained `model_file`, and return the run's id.
+    """Add metrics, parameters and figures to the run that trained `model_file`, and return the run's id.
+
+    The parameters are those that training didn't depend on and a reader compares runs by.
 
     Where no run trained it (the store was removed, or another machine trained), they get a run of their own.
     """
@@ -102,6 +105,7 @@ def record_results(
     else:
         run_id = client.create_run(experiment_id, run_name=name or "repro", tags={MODEL_TAG: model_hash}).info.run_id
         client.set_terminated(run_id)
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in (parameters or {}).items()])
     _log_history(client, run_id, {key: [value] for key, value in (metrics or {}).items()})
     for figure in figures:
         client.log_artifact(run_id, str(figure), "figures")

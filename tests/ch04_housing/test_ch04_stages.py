@@ -32,6 +32,9 @@ SHAPES = {
         "frequency_scale": 0.3,
         "embedding_size": 2,
         "hidden_sizes": [8, 8],
+        "activation": "silu",
+        "process_share": 0.6,
+        "rows": 60,
     },
     "book": {
         "target": "raw",
@@ -40,6 +43,9 @@ SHAPES = {
         "frequency_scale": 0.0,
         "embedding_size": 0,
         "hidden_sizes": [16, 8],
+        "activation": "relu",
+        "process_share": 0.0,
+        "rows": 60,
     },
 }
 OUTPUTS = {

@@ -1,0 +1,75 @@
+"""Chapter 4's Gaussian process against formulas worked out another way."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from stages.ch04_housing.gaussian_process import GaussianProcess, covariance, kernel, likeliest_scales, log_likelihood
+
+
+@pytest.fixture
+def problem() -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows (40, 3) whose targets (40,) follow from the first feature alone."""
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    noise = torch.randn(40, generator=generator, dtype=torch.float64)
+    targets = (2 * rows[:, 0]).sin() + 0.05 * noise
+    return rows, targets - targets.mean()
+
+
+def scales(features: int = 3) -> torch.Tensor:
+    return GaussianProcess(1, 1, features).log_scales[0]
+
+
+def test_kernel_by_hand():
+    # s₁ = 2, s₂ = 3, a noise that the kernel has no part in, l = 2, l_f = (1, 4).
+    log_scales = torch.tensor([2.0, 3.0, 9.0, 2.0, 1.0, 4.0], dtype=torch.float64).log()
+    left = torch.tensor([[0.0, 0.0]], dtype=torch.float64)
+    right = torch.tensor([[0.0, 0.0], [1.0, 4.0]], dtype=torch.float64)
+    far = 2 * math.exp(-(1 + 1) / 2) + 3 * math.exp(-(1 + 16) / 4 / 2)
+    torch.testing.assert_close(kernel(left, right, log_scales), torch.tensor([[5.0, far]], dtype=torch.float64))
+
+
+def test_likelihood_is_that_of_a_normal_distribution(problem):
+    rows, targets = problem
+    matrix = covariance(rows, scales())
+    expected = torch.distributions.MultivariateNormal(torch.zeros(40).double(), matrix).log_prob(targets)
+    torch.testing.assert_close(log_likelihood(rows, targets, scales()), expected)
+
+
+def test_first_step_follows_the_gradient_that_autograd_finds(problem):
+    rows, targets = problem
+    start = scales().clone().requires_grad_()
+    log_likelihood(rows, targets, start).backward()
+    moved = likeliest_scales(rows, targets, scales(), steps=1, rate=0.1) - scales()
+    torch.testing.assert_close(moved, 0.1 * start.grad.sign(), rtol=1e-4, atol=1e-4)  # Adam's first step
+
+
+def test_fit_finds_which_feature_counts(problem):
+    rows, targets = problem
+    fitted = likeliest_scales(rows, targets, scales(), steps=150, rate=0.1)
+    assert log_likelihood(rows, targets, fitted) > log_likelihood(rows, targets, scales())
+    first, *others = fitted[4:].tolist()
+    assert all(other > first + 1 for other in others)
+
+
+def test_each_run_knows_its_own_rows_alone(problem):
+    rows, targets = problem
+    learnt = torch.zeros(3, 40, dtype=torch.bool)
+    learnt[0, :30], learnt[1, 10:], learnt[2, :30] = True, True, True
+    process = GaussianProcess(3, 40, 3)
+    process.fit(rows.expand(3, -1, -1), targets.expand(3, -1), learnt, steps=5, rate=0.1)
+    assert not process.rows[0, 30:].any() and not process.weights[1, :10].any()
+    expected = process(rows.expand(3, -1, -1))
+    for run in range(3):
+        alone = GaussianProcess(1, 40, 3)
+        alone.fit(rows[None], targets[None], learnt[run, None], steps=5, rate=0.1)
+        torch.testing.assert_close(alone(rows[None])[0], expected[run], rtol=0, atol=0)
+        # The textbook's formula: k(x, X)(K + σ²I)⁻¹y.
+        chosen = rows[learnt[run]]
+        matrix = covariance(chosen, alone.log_scales[0]).numpy()
+        weights = np.linalg.solve(matrix, targets[learnt[run]].numpy())
+        posterior = kernel(rows, chosen, alone.log_scales[0]).numpy() @ weights
+        np.testing.assert_allclose(expected[run].numpy(), posterior, atol=1e-8)
