@@ -457,7 +457,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "embedding_size": (3, "train evaluate"),
         "hidden_sizes": ([31], "train evaluate"),
         "activation": ("relu", "train evaluate"),
-        "process_share": (0.123, "train evaluate"),
+        "process_share": (0.0, "train evaluate"),
         "process_steps": (12, "train"),
         "process_learning_rate": (0.123, "train"),
         "optimizer": ("sgd", "train"),
