@@ -94,6 +94,10 @@ def test_parameters_are_those_used(client, cell):
         "learning_rate": "0.01",
         "schedule": "one_cycle",
         "gradient_clip": "1.0",
+        # The evaluation's:
+        "noise_level": "0.1",
+        "window": "10",
+        "length": "120",
     }
 
 
@@ -354,7 +358,7 @@ def write(number):
     history = {"train_loss": [number + epoch / 10 for epoch in range(30)]}
     parameters, variant = {"number": number}, f"writer{number}"
     record_training("ch06_train", variant, model, parameters, history, {"data": model}, time.time())
-    record_results("ch06_evaluate", model, {"test_r2": number}, [Path("figure.png")])
+    record_results("ch06_evaluate", model, {"test_r2": number}, figures=[Path("figure.png")])
 
 assert not Path("mlflow.db").exists()
 children = []
