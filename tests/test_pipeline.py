@@ -451,7 +451,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "features": ("raw", "preprocess"),
         "target": ("raw", "train evaluate"),
         "scaled_on": ("all", "train"),
-        "members": (3, "train evaluate"),
+        "members": (5, "train evaluate"),
         "frequencies": (7, "train evaluate"),
         "frequency_scale": (0.123, "train evaluate"),
         "embedding_size": (3, "train evaluate"),
