@@ -13,7 +13,8 @@ def set_up_torch(seed: int, num_threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this set
     torch.manual_seed(seed)
     torch.set_num_threads(num_threads)
-    torch.use_deterministic_algorithms(True)
+    # As use_deterministic_algorithms(True), which would first import PyTorch's compiler, for two seconds a stage.
+    torch.set_deterministic_debug_mode("error")
 
 
 def find_device(name: str) -> torch.device:
