@@ -48,7 +48,11 @@ def collected_metrics(revision: str, chapter: str) -> dict:
 def main() -> int:
     chapters = chapters_with_recipes(read_yaml(PARAMS_FILE))
     settings = [argument for chapter in chapters for argument in ("-S", f"{chapter}.recipe=book")]
-    status = subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "-n", NAME, *settings])
+    dvc = [sys.executable, "-m", "dvc", "exp"]
+    # An experiment of this name from an earlier commit may stay; of this one, it is made anew. Stages that ran with the
+    # same code, data and parameters before come from DVC's run cache, as everywhere.
+    subprocess.run([*dvc, "remove", NAME], capture_output=True)
+    status = subprocess.run([*dvc, "run", "--temp", "-n", NAME, *settings])
     if status.returncode:
         return status.returncode
     revision = experiment_revision(NAME)

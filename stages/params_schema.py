@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from stages.ch02_autograd.params_schema import Autograd
 from stages.ch04_housing.params_schema import Housing
 from stages.ch06_timeseries.params_schema import TimeSeries
 from stages.ch07_mnist.params_schema import Mnist
@@ -22,6 +23,7 @@ class Parameters(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     device: Literal["auto", "cpu", "cuda", "mps"]
     noise_level: Annotated[float, Field(ge=0, le=10)]
+    ch02: Autograd
     ch04: Housing
     ch06: TimeSeries
     ch07: Mnist

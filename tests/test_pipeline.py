@@ -420,7 +420,9 @@ def test_metrics_and_plots_are_those_of_the_lock(name):
 SHARED = {
     "seed": (
         1,
-        "ch04_preprocess ch04_train ch04_evaluate ch06_generate ch06_train@* ch06_evaluate@* ch06_noise "
+        "ch02_train ch02_evaluate "
+        "ch04_preprocess ch04_train ch04_evaluate "
+        "ch06_generate ch06_train@* ch06_evaluate@* ch06_noise "
         "ch07_preprocess ch07_train ch07_evaluate",
     ),
     "device": ("auto", "ch07_train ch07_evaluate"),
@@ -428,6 +430,10 @@ SHARED = {
 }
 
 CHAPTERS = {
+    "ch02": {
+        "recipe": ("book", "generate train evaluate plot"),
+        "num_threads": (3, "train evaluate"),
+    },
     "ch04": {
         "recipe": ("book", "preprocess train evaluate"),
         "num_threads": (3, "train evaluate"),
@@ -447,6 +453,16 @@ CHAPTERS = {
 }
 
 RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe's parameters rerun nothing
+    "ch02": {
+        "points": (7, "generate"),
+        "slope": (1.23, "generate"),
+        "initial_weight": (1.23, "train evaluate"),
+        "gradient": ("sum", "train plot"),
+        "learning_rate": (0.0123, "train"),
+        "numpy_iterations": (11, "train"),
+        "autograd_iterations": (11, "train"),
+        "difference_step": (0.123, "evaluate"),
+    },
     "ch04": {
         "features": ("raw", "preprocess"),
         "target": ("raw", "train evaluate"),
