@@ -346,9 +346,10 @@ NAMES = {name: (stage, item) for stage in STAGES for name, item in variants(stag
 
 
 def results(name: str) -> set[str]:
-    """Return the metrics and plots of a stage (a variant's name), all of them kept in git and not in DVC's cache."""
+    """Return the files in metrics/ of a stage (a variant's name), all of them kept in git and not in DVC's cache."""
     stage, item = NAMES[name]
-    entries = [*STAGES[stage].get("metrics", []), *STAGES[stage].get("plots", [])]
+    tables = [out for out in STAGES[stage].get("outs", []) if isinstance(out, dict)]
+    entries = [*STAGES[stage].get("metrics", []), *STAGES[stage].get("plots", []), *tables]
     assert all(options["cache"] is False for entry in entries for options in entry.values())
     return {resolve(path, {**PARAMS, "item": item}) for entry in entries for path in entry}
 
