@@ -1,8 +1,9 @@
 """Run every chapter with the book's own recipe, as one DVC experiment called "book": `python -m stages.book`.
 
 The experiment runs in a temporary copy of the repository, so that the workspace keeps its own results. Out: the book's
-numbers beside the default ones, in metrics/book/chNN.json (by variant where a chapter has several), and
-metrics/book/lock.yaml, the experiment's dvc.lock, which tells what code and parameters they belong to.
+numbers beside the default ones, in metrics/book/chNN.json (by variant where a chapter has several), the times that a
+chapter takes in metrics/book/timings/chNN.json, and metrics/book/lock.yaml, the experiment's dvc.lock, which tells what
+code and parameters they belong to.
 """
 
 import json
@@ -45,6 +46,17 @@ def collected_metrics(revision: str, chapter: str) -> dict:
     return {Path(path).stem: json.loads(git("show", f"{revision}:{path}")) for path in variants}
 
 
+def collected_timings(revision: str, chapters: list[str]) -> dict[str, dict]:
+    """Return chapter to the times that it took at `revision`, of the chapters that take times."""
+    paths = git("ls-tree", "--name-only", revision, "metrics/timings/").splitlines()
+    return {
+        chapter: json.loads(git("show", f"{revision}:{path}"))
+        for chapter in chapters
+        for path in paths
+        if Path(path).stem == chapter
+    }
+
+
 def main() -> int:
     chapters = chapters_with_recipes(read_yaml(PARAMS_FILE))
     settings = [argument for chapter in chapters for argument in ("-S", f"{chapter}.recipe=book")]
@@ -58,6 +70,8 @@ def main() -> int:
     revision = experiment_revision(NAME)
     for chapter in chapters:
         write_json(RESULTS / f"{chapter}.json", collected_metrics(revision, chapter))
+    for chapter, times in collected_timings(revision, chapters).items():
+        write_json(RESULTS / f"timings/{chapter}.json", times)
     with placed(RESULTS / "lock.yaml") as path:
         path.write_text(git("show", f"{revision}:dvc.lock"), encoding="utf-8")
     print(f"The book's numbers are in {RESULTS}: {', '.join(chapters)}")

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from stages.ch01_tensors.params_schema import Tensors
 from stages.ch02_autograd.params_schema import Autograd
 from stages.ch04_housing.params_schema import Housing
 from stages.ch06_timeseries.params_schema import TimeSeries
@@ -23,6 +24,7 @@ class Parameters(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     device: Literal["auto", "cpu", "cuda", "mps"]
     noise_level: Annotated[float, Field(ge=0, le=10)]
+    ch01: Tensors
     ch02: Autograd
     ch04: Housing
     ch06: TimeSeries

@@ -395,6 +395,26 @@ def test_missing_data_is_no_problem_and_all_else_is():
     ]
 
 
+def declared_outputs(stage: str) -> dict[str, dict]:
+    """Return every output that dvc.yaml declares for `stage`, with its options."""
+    outputs = {}
+    for kind in ("outs", "metrics", "plots"):
+        for entry in STAGES[stage].get(kind, []):
+            outputs |= entry if isinstance(entry, dict) else {entry: {}}
+    return outputs
+
+
+def test_no_stage_depends_on_what_differs_from_run_to_run():
+    differing = {
+        path
+        for stage in STAGES
+        for path, options in declared_outputs(stage).items()
+        if options.get("meta", {}).get("deterministic") is False
+    }
+    assert differing == {"metrics/timings/ch01.json", "metrics/plots/ch01/timings.png"}
+    assert [(stage, path) for stage in STAGES for path in STAGES[stage]["deps"] if path in differing] == []
+
+
 @needs_git
 def test_lock_is_of_the_code():
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
@@ -421,16 +441,21 @@ def test_metrics_and_plots_are_those_of_the_lock(name):
 SHARED = {
     "seed": (
         1,
+        "ch01_benchmark ch01_evaluate "
         "ch02_train ch02_evaluate "
         "ch04_preprocess ch04_train ch04_evaluate "
         "ch06_generate ch06_train@* ch06_evaluate@* ch06_noise "
         "ch07_preprocess ch07_train ch07_evaluate",
     ),
-    "device": ("auto", "ch07_train ch07_evaluate"),
+    "device": ("auto", "ch01_evaluate ch07_train ch07_evaluate"),
     "noise_level": (0.3, "ch06_generate ch06_evaluate@* ch06_plot"),
 }
 
 CHAPTERS = {
+    "ch01": {
+        "recipe": ("book", "benchmark evaluate plot"),
+        "num_threads": (3, "benchmark evaluate"),
+    },
     "ch02": {
         "recipe": ("book", "generate train evaluate plot"),
         "num_threads": (3, "train evaluate"),
@@ -454,6 +479,15 @@ CHAPTERS = {
 }
 
 RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe's parameters rerun nothing
+    "ch01": {
+        "matrices": ("ones", "benchmark evaluate plot"),
+        "sizes": ([7, 9], "benchmark evaluate"),
+        "loops_up_to": (8, "benchmark"),
+        "repeats": (11, "benchmark"),
+        "warm_ups": (3, "benchmark"),
+        "synchronize": (False, "benchmark"),
+        "rounding_rows": (3, "evaluate"),
+    },
     "ch02": {
         "points": (7, "generate"),
         "slope": (1.23, "generate"),

@@ -1,0 +1,83 @@
+"""Draw the figures of chapter 1 that don't depend on the clock: fig. 3, and the rounding errors of the products.
+
+In: data/evaluated/ch01/arrays.npz, metrics/ch01.json. Out: metrics/plots/ch01/{tensors,rounding}.png, and the same
+figures and the metrics in MLflow.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from stages.common.figures import BLUE, GREEN, RED, new_figure, save_figure
+from stages.common.files import read_json
+from stages.common.params import declared_parameters
+
+ARRAYS = Path("data/evaluated/ch01/arrays.npz")
+PLOTS = Path("metrics/plots/ch01")
+LABELS = {"loops": ("two loops", RED), "rows": ("loop over rows", GREEN), "mm": ("torch.mm", BLUE)}
+
+
+def draw_matrix(axes: Axes, values: np.ndarray, behind: int) -> None:
+    """Draw `values` (rows, columns) as squares with numbers; of several matrices that with `behind` 0 is in front."""
+    shift = 0.62 * behind  # to the right and up, in squares
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            corner = (column + shift, len(values) - 1 - row + shift)
+            axes.add_patch(Rectangle(corner, 1, 1, facecolor="#e3eef8", edgecolor=BLUE, zorder=-behind))
+            place = (corner[0] + 0.8, corner[1] + 0.8)
+            axes.text(*place, str(value), ha="center", va="center", fontsize=9, zorder=-behind)
+
+
+def plot_tensors(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Fig. 3: tensors of one, two and three dimensions; the last as matrices one behind the other."""
+    figure, panels = new_figure(columns=len(arrays), width=3.2, height=3.0)
+    for axes, (name, array) in zip(panels, arrays.items(), strict=True):
+        layers = array.reshape(-1, *array.shape[-2:]) if array.ndim > 1 else array[None, None]
+        for behind in range(len(layers) - 1, -1, -1):  # the first matrix in front
+            draw_matrix(axes, layers[behind], behind)
+        axes.set(title=f"{name}, shape {tuple(int(size) for size in array.shape)}", aspect="equal")
+        axes.autoscale_view()
+        axes.axis("off")
+    save_figure(figure, path)
+
+
+def plot_rounding(sizes: np.ndarray, errors: dict[str, np.ndarray], path: Path) -> None:
+    """Relative rounding error of a float32 product by method; sizes (sizes,), each of `errors` (sizes,)."""
+    figure, axes = new_figure()
+    for name, values in errors.items():
+        label, color = LABELS[name]
+        axes.plot(sizes, values, "o-", color=color, label=label)
+    axes.set(
+        title="Rounding error of a product in float32",
+        xlabel="size of the matrices",
+        ylabel="relative error (root mean square)",
+        xscale="log",
+        yscale="log" if any(values.any() for values in errors.values()) else "linear",
+    )
+    axes.legend()
+    save_figure(figure, path)
+
+
+def main() -> None:
+    parameters = declared_parameters("ch01_plot")
+    matrices = parameters.ch01.active.matrices
+    with np.load(ARRAYS) as loaded:
+        arrays = dict(loaded)
+    plot_tensors({name: arrays[name] for name in ("vector", "matrix", "cube")}, PLOTS / "tensors.png")
+    plot_rounding(arrays["sizes"], {name: arrays[name] for name in LABELS}, PLOTS / "rounding.png")
+
+    from stages.common.tracking import record_results
+
+    record_results(
+        "ch01_plot",
+        ARRAYS,
+        metrics=read_json("metrics/ch01.json"),
+        parameters={"recipe": parameters.ch01.recipe, "matrices": matrices},
+        figures=[PLOTS / "tensors.png", PLOTS / "rounding.png"],
+    )
+
+
+if __name__ == "__main__":
+    main()
