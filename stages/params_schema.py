@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from stages.ch01_tensors.params_schema import Tensors
 from stages.ch02_autograd.params_schema import Autograd
+from stages.ch03_perceptrons.params_schema import Perceptrons
 from stages.ch04_housing.params_schema import Housing
 from stages.ch06_timeseries.params_schema import TimeSeries
 from stages.ch07_mnist.params_schema import Mnist
@@ -26,6 +27,7 @@ class Parameters(Strict):
     noise_level: Annotated[float, Field(ge=0, le=10)]
     ch01: Tensors
     ch02: Autograd
+    ch03: Perceptrons
     ch04: Housing
     ch06: TimeSeries
     ch07: Mnist

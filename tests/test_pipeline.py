@@ -443,6 +443,7 @@ SHARED = {
         1,
         "ch01_benchmark ch01_evaluate "
         "ch02_train ch02_evaluate "
+        "ch03_generate ch03_train ch03_evaluate "
         "ch04_preprocess ch04_train ch04_evaluate "
         "ch06_generate ch06_train@* ch06_evaluate@* ch06_noise "
         "ch07_preprocess ch07_train ch07_evaluate",
@@ -457,6 +458,10 @@ CHAPTERS = {
         "num_threads": (3, "benchmark evaluate"),
     },
     "ch02": {
+        "recipe": ("book", "generate train evaluate plot"),
+        "num_threads": (3, "train evaluate"),
+    },
+    "ch03": {
         "recipe": ("book", "generate train evaluate plot"),
         "num_threads": (3, "train evaluate"),
     },
@@ -497,6 +502,28 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "numpy_iterations": (11, "train"),
         "autograd_iterations": (11, "train"),
         "difference_step": (0.123, "evaluate"),
+    },
+    "ch03": {
+        "activation_points": (77, "evaluate"),
+        "target_noise": (0.2, "generate"),
+        "neuron_rate": (0.123, "train plot"),
+        "neuron_steps": (11, "train"),
+        "layer_rate": (0.0123, "train"),
+        "layer_epochs": (3, "train"),
+        "layer_loss": ("sum", "train plot"),
+        "xor_hidden": (7, "train"),
+        "xor_rate": (0.123, "train"),
+        "xor_steps": (11, "train"),
+        "xor_runs": (11, "train"),
+        "output": ("relu", "train evaluate"),
+        "multilayer_rate": (0.123, "train"),
+        "multilayer_steps": (11, "train"),
+        "multilayer_runs": (3, "train evaluate"),
+        "softmax_dim": ("implicit", "evaluate"),
+        "optimizer_steps": (11, "train"),
+        "sgd_rate": (0.0123, "train plot"),
+        "adam_rate": (0.0123, "train plot"),
+        "adagrad_rate": (0.0123, "train plot"),
     },
     "ch04": {
         "features": ("raw", "preprocess"),

@@ -1,0 +1,103 @@
+"""Chapter 3 as dvc.yaml runs it, small: what comes out, that the numbers belong to the models, the same bytes again."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from stages.ch03_perceptrons.model import MultiLayer
+
+SMALL = {
+    f"ch03.{recipe}.{name}": value
+    for recipe in ("tuned", "book")
+    for name, value in {"xor_steps": 100, "xor_runs": 6, "multilayer_runs": 2, "optimizer_steps": 40}.items()
+}
+OUTPUTS = {
+    "data/raw/ch03/patterns.npz",
+    "data/models/ch03/networks.safetensors",
+    "data/evaluated/ch03/training.npz",
+    "data/evaluated/ch03/figures.npz",
+    "metrics/ch03.json",
+    "metrics/facts/ch03.json",
+    "metrics/history/ch03.csv",
+    *(f"metrics/plots/ch03/{name}.png" for name in ("activations", "descent", "widrow_hoff", "xor", "optimizers")),
+}
+
+
+@pytest.fixture(scope="module", params=["tuned", "book"])
+def chapter(open_workspace, request):
+    """(workspace, recipe, outputs) after a whole run of the chapter."""
+    with open_workspace({**SMALL, "ch03.recipe": request.param}) as workspace:
+        yield workspace, request.param, workspace.run("ch03", tracked=request.param == "tuned")
+
+
+def test_outputs_are_those_declared(chapter):
+    assert set(chapter[2]) == OUTPUTS
+
+
+def test_metrics_say_what_the_recipes_differ_in(chapter):
+    _, recipe, outputs = chapter
+    metrics = json.loads(outputs["metrics/ch03.json"])
+    assert metrics["facts_true"] == metrics["facts"] > 60
+    assert max(metrics["activation_value_error"], metrics["activation_derivative_error"]) < 1e-6
+    counts = [
+        metrics[f"{name}_parameters"] for name in ("single_layer", "multilayer", "multilayer_printed", "sequential")
+    ]
+    assert counts == [105, 6091, 5071, 392]
+    assert metrics["xor_one_layer_accuracy"] <= 0.75
+    differences = [metrics[f"{name}_rule_difference"] for name in ("neuron", "layer")]
+    if recipe == "tuned":
+        assert max(differences) <= 1e-6
+        assert metrics["softmax_sum_error"] == 0 < metrics["multilayer_negative_outputs"]
+    else:
+        assert min(differences) > 0.01
+        assert metrics["softmax_sum_error"] > 0.1 > 0 == metrics["multilayer_negative_outputs"]
+
+
+def test_evaluation_reproduces_what_the_model_file_gives(chapter):
+    _, recipe, outputs = chapter
+    weights = load(outputs["data/models/ch03/networks.safetensors"])
+    with np.load(io.BytesIO(outputs["data/raw/ch03/patterns.npz"])) as patterns:
+        inputs, targets = torch.from_numpy(patterns["test_inputs"]), patterns["test_targets"]
+    scores = []
+    for run in range(2):
+        model = MultiLayer({"tuned": "linear", "book": "relu"}[recipe])
+        prefix = f"multilayer{run}."
+        model.load_state_dict({n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)})
+        with torch.no_grad():
+            errors = (model(inputs).numpy() - targets) ** 2
+        scores.append(1 - errors.sum() / ((targets - targets.mean()) ** 2).sum())
+    metrics = json.loads(outputs["metrics/ch03.json"])
+    assert metrics["multilayer_r2_mean"] == pytest.approx(np.mean(scores), abs=1e-5)
+    assert metrics["multilayer_r2_std"] == pytest.approx(np.std(scores, ddof=1), abs=1e-5)
+
+
+def test_history_has_the_three_optimizers(chapter):
+    lines = chapter[2]["metrics/history/ch03.csv"].decode().splitlines()
+    assert lines[0] == "epoch,sgd,adam,adagrad"
+    first = lines[1].split(",")[1:]
+    assert len(lines) == 41 and len(set(first)) == 1  # all from one start
+
+
+def test_mlflow_has_one_run_with_the_metrics_and_figures(chapter):
+    workspace, recipe, outputs = chapter
+    if recipe == "book":
+        return
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.path / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("ch03").experiment_id])
+    metrics = json.loads(outputs["metrics/ch03.json"])
+    assert {name: run.data.metrics[name] for name in metrics} == pytest.approx(metrics)
+    assert len(client.get_metric_history(run.info.run_id, "adam")) == 40
+    assert len(client.list_artifacts(run.info.run_id, "figures")) == 5
+
+
+def test_second_run_gives_the_same_bytes(chapter):
+    workspace, _, outputs = chapter
+    workspace.remove_outputs()
+    again = workspace.run("ch03", tracked=False)
+    assert [path for path in OUTPUTS if again[path] != outputs[path]] == []
