@@ -13,6 +13,7 @@ from stages.ch01_tensors.params_schema import Tensors
 from stages.ch02_autograd.params_schema import Autograd
 from stages.ch03_perceptrons.params_schema import Perceptrons
 from stages.ch04_housing.params_schema import Housing
+from stages.ch05_recurrent_cells.params_schema import RecurrentCells
 from stages.ch06_timeseries.params_schema import TimeSeries
 from stages.ch07_mnist.params_schema import Mnist
 from stages.common.params import PARAMS_FILE, ParametersError, checked_parameters, read_yaml, report
@@ -29,6 +30,7 @@ class Parameters(Strict):
     ch02: Autograd
     ch03: Perceptrons
     ch04: Housing
+    ch05: RecurrentCells
     ch06: TimeSeries
     ch07: Mnist
 

@@ -445,6 +445,7 @@ SHARED = {
         "ch02_train ch02_evaluate "
         "ch03_generate ch03_train ch03_evaluate "
         "ch04_preprocess ch04_train ch04_evaluate "
+        "ch05_train ch05_evaluate "
         "ch06_generate ch06_train@* ch06_evaluate@* ch06_noise "
         "ch07_preprocess ch07_train ch07_evaluate",
     ),
@@ -471,6 +472,10 @@ CHAPTERS = {
         "runs": (7, "train evaluate"),
         "cv_splits": (7, "preprocess"),
         "cv_repeats": (7, "preprocess"),
+    },
+    "ch05": {
+        "recipe": ("book", "train evaluate plot"),
+        "num_threads": (3, "train evaluate"),
     },
     "ch06": {
         "recipe": ("book", "preprocess generate train@* evaluate@* noise"),
@@ -543,6 +548,21 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "epochs": (11, "train"),
         "learning_rate": (0.123, "train"),
         "weight_decay": (0.123, "train"),
+    },
+    "ch05": {
+        "lengths": ([7, 9], "train evaluate plot"),
+        "symbols": (7, "train evaluate plot"),
+        "noise": (0.123, "train evaluate"),
+        "runs": (5, "train evaluate"),
+        "hidden_size": (7, "train evaluate"),
+        "steps": (11, "train"),
+        "mode_steps": (11, "train"),
+        "batch_size": (31, "train"),
+        "learning_rate": (0.123, "train"),
+        "schedule": ("constant", "train"),
+        "gradient_clip": (1.23, "train"),
+        "recurrent_init": ("uniform", "train evaluate"),
+        "memory_bias": (1.23, "train evaluate"),
     },
     "ch06": {
         "length": (1234, "generate evaluate@* noise"),

@@ -1,0 +1,115 @@
+"""Compare chapter 5's cells with PyTorch's, and measure what its networks recall, and how far their gradients reach.
+
+In: data/models/ch05/<cell>.safetensors of the three cells. Out: metrics/ch05/<cell>.json, metrics/facts/ch05.json with
+every statement and whether it holds, and data/evaluated/ch05/gradients.npz with the gradients' norms by distance.
+"""
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from stages.ch05_recurrent_cells.facts import all_facts, differences
+from stages.ch05_recurrent_cells.model import LAYERS, RecurrentNetwork
+from stages.ch05_recurrent_cells.tasks import MODES, Batch, draw_recall, loss_of, score
+from stages.ch05_recurrent_cells.train import model_path
+from stages.common.devices import set_up_torch
+from stages.common.files import placed, rounded, write_json
+from stages.common.params import declared_parameters
+
+GRADIENTS = "data/evaluated/ch05/gradients.npz"
+TEST_SEQUENCES = 2000
+TEST_SEED = 1_000_000  # added to the seed: no training has it
+SOLVED = 0.9  # share of sequences recalled from which on a length counts as remembered
+
+
+def held_out_generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed + TEST_SEED)
+
+
+def loaded(network: RecurrentNetwork, weights: dict[str, torch.Tensor], name: str) -> RecurrentNetwork:
+    """Give `network` the weights that bear `name` in a model file."""
+    network.load_state_dict({k.partition(".")[2]: v for k, v in weights.items() if k.partition(".")[0] == name})
+    return network.eval()
+
+
+def gradient_norms(network: RecurrentNetwork, batch: Batch) -> np.ndarray:
+    """Return how strongly the loss at the last step T depends on the input at each step t (fig. 49).
+
+    The norm of the gradient of a sequence's loss by its input at step t, the mean over the sequences of `batch`.
+
+    Returns:
+        (time,): by distance T − t, 0 first.
+    """
+    inputs, targets = batch
+    inputs = inputs.clone().requires_grad_()
+    # A sum over the batch: each sequence's gradient is that of its own loss.
+    (gradient,) = torch.autograd.grad(loss_of(network(inputs), targets, reduction="sum"), inputs)
+    return gradient.norm(dim=-1).mean(dim=-1).flip(0).numpy()  # (time, batch, in) → (time,)
+
+
+def memory_length(accuracies: dict[int, float]) -> int:
+    """Return the longest length up to which every length is remembered; 0 if not even the shortest is."""
+    longest = 0
+    for length in sorted(accuracies):
+        if accuracies[length] < SOLVED:
+            break
+        longest = length
+    return longest
+
+
+def main() -> None:
+    parameters = declared_parameters("ch05_evaluate")
+    recipe = parameters.ch05.active
+    seed = parameters.seed
+    set_up_torch(seed, parameters.ch05.num_threads)
+    task, start = recipe.select("symbols", "noise"), recipe.select("recurrent_init", "memory_bias")
+    lengths, runs, hidden_size, symbols = recipe.lengths, recipe.runs, recipe.hidden_size, recipe.symbols
+    facts = all_facts()
+    norms = {}
+    for cell in LAYERS:
+        weights = load_file(model_path(cell))
+        forward, backward = differences(cell)
+        shape = (cell, symbols + 1, hidden_size, symbols)
+        accuracies = np.zeros((len(lengths), runs))
+        for row, length in enumerate(lengths):
+            inputs, targets = draw_recall(TEST_SEQUENCES, held_out_generator(seed), length, **task)
+            for run in range(runs):
+                network = loaded(RecurrentNetwork(*shape), weights, f"recall_{length}_{run}")
+                with torch.no_grad():
+                    accuracies[row, run] = score(network(inputs), targets, "accuracy")
+        batch = draw_recall(200, held_out_generator(seed), lengths[-1], **task)
+        torch.manual_seed(seed)  # as training starts from
+        norms[f"{cell}_untrained"] = gradient_norms(RecurrentNetwork(*shape, **start), batch)
+        norms[f"{cell}_trained"] = gradient_norms(
+            loaded(RecurrentNetwork(*shape), weights, f"recall_{lengths[-1]}_0"), batch
+        )
+        modes = {}
+        for name, mode in MODES.items():
+            inputs, targets = mode.draw(TEST_SEQUENCES, held_out_generator(seed))
+            network = loaded(RecurrentNetwork(cell, mode.input_size, hidden_size, mode.output_size), weights, name)
+            with torch.no_grad():
+                modes[f"{name}_{mode.measure}"] = score(network(inputs), targets, mode.measure)
+        means, deviations = accuracies.mean(axis=1), accuracies.std(axis=1, ddof=1)
+        ratios = {kind: values[-1] / values[0] for kind, values in norms.items() if kind.startswith(f"{cell}_")}
+        write_json(
+            f"metrics/ch05/{cell}.json",
+            {
+                "forward_difference": float(f"{forward:.3g}"),
+                "backward_difference": float(f"{backward:.3g}"),
+                "facts": len(facts),
+                "facts_true": sum(fact["holds"] for fact in facts),
+                "memory_length": memory_length(dict(zip(lengths, means, strict=True))),
+                "longest_accuracy_mean": round(float(means[-1]), 6),
+                "longest_accuracy_std": round(float(deviations[-1]), 6),
+                **rounded({f"accuracy_{length}": mean for length, mean in zip(lengths, means, strict=True)}),
+                **{f"gradient_ratio_{kind.split('_')[1]}": float(f"{ratio:.4g}") for kind, ratio in ratios.items()},
+                **rounded(modes),
+            },
+        )
+    write_json("metrics/facts/ch05.json", {"facts": facts})
+    with placed(GRADIENTS) as path:
+        np.savez(path, **norms)
+
+
+if __name__ == "__main__":
+    main()

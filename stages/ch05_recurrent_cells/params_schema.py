@@ -1,0 +1,42 @@
+"""What the section ch05 of params.yaml may hold."""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+
+Length = Annotated[int, Field(ge=1, le=10_000)]
+Steps = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Recipe(Strict):
+    """One way through chapter 5."""
+
+    lengths: Annotated[list[Length], Field(min_length=1, max_length=12)]
+    symbols: Annotated[int, Field(ge=2, le=1000)]
+    noise: NonNegativeFloat
+    runs: Annotated[int, Field(ge=2, le=100)]
+    hidden_size: PositiveInt
+    steps: Steps
+    mode_steps: Steps
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    schedule: Literal["constant", "one_cycle"]
+    gradient_clip: NonNegativeFloat
+    recurrent_init: Literal["uniform", "orthogonal"]
+    memory_bias: float
+
+    @model_validator(mode="after")
+    def relations(self):
+        if any(first >= second for first, second in pairwise(self.lengths)):
+            raise ValueError(f"lengths {self.lengths} must rise")
+        return self
+
+
+class RecurrentCells(Strict):
+    recipe: Literal["tuned", "book"]
+    num_threads: Threads
+    tuned: Recipe
+    book: Recipe

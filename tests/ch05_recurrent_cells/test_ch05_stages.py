@@ -1,0 +1,106 @@
+"""Chapter 5 as dvc.yaml runs it, small: what comes out, that the numbers belong to the models, the same bytes again."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from stages.ch05_recurrent_cells.evaluate import TEST_SEQUENCES, held_out_generator
+from stages.ch05_recurrent_cells.model import RecurrentNetwork
+from stages.ch05_recurrent_cells.tasks import draw_recall
+
+CELLS = ("rnn", "lstm", "gru")
+SMALL = {
+    f"ch05.{recipe}.{name}": value
+    for recipe in ("tuned", "book")
+    for name, value in {"lengths": [2, 4], "steps": 30, "mode_steps": 10, "runs": 2, "hidden_size": 8}.items()
+}
+OUTPUTS = {
+    *(f"data/models/ch05/{cell}.safetensors" for cell in CELLS),
+    "data/evaluated/ch05/gradients.npz",
+    "metrics/facts/ch05.json",
+    *(f"metrics/ch05/{cell}.json" for cell in CELLS),
+    *(f"metrics/history/ch05/{cell}.csv" for cell in CELLS),
+    *(f"metrics/plots/ch05/{name}.png" for name in ("recall", "gradients", "loss")),
+}
+
+
+@pytest.fixture(scope="module", params=["tuned", "book"])
+def chapter(open_workspace, request):
+    """(workspace, recipe, outputs) after a whole run of the chapter."""
+    with open_workspace({**SMALL, "ch05.recipe": request.param}) as workspace:
+        yield workspace, request.param, workspace.run("ch05", tracked=request.param == "tuned")
+
+
+def test_outputs_are_those_declared(chapter):
+    assert set(chapter[2]) == OUTPUTS
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_evaluation_reproduces_what_the_model_file_gives(chapter, cell):
+    outputs = chapter[2]
+    weights = load(outputs[f"data/models/ch05/{cell}.safetensors"])
+    inputs, targets = draw_recall(TEST_SEQUENCES, held_out_generator(0), 4, 8, 1.0)
+    shares = []
+    for run in range(2):
+        network = RecurrentNetwork(cell, 9, 8, 8)
+        prefix = f"recall_4_{run}."
+        network.load_state_dict({n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)})
+        with torch.no_grad():
+            shares.append((network(inputs)[-1].argmax(dim=-1) == targets[0]).double().mean().item())
+    metrics = json.loads(outputs[f"metrics/ch05/{cell}.json"])
+    assert metrics["accuracy_4"] == metrics["longest_accuracy_mean"] == pytest.approx(np.mean(shares), abs=1e-6)
+    assert metrics["longest_accuracy_std"] == pytest.approx(np.std(shares, ddof=1), abs=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_cells_and_facts_are_right(chapter, cell):
+    metrics = json.loads(chapter[2][f"metrics/ch05/{cell}.json"])
+    assert max(metrics["forward_difference"], metrics["backward_difference"]) <= 1e-6
+    assert metrics["facts_true"] == metrics["facts"] > 20
+    with np.load(io.BytesIO(chapter[2]["data/evaluated/ch05/gradients.npz"])) as norms:
+        for kind in ("untrained", "trained"):
+            values = norms[f"{cell}_{kind}"]
+            assert values.shape == (5,) and (values > 0).all()
+            assert metrics[f"gradient_ratio_{kind}"] == pytest.approx(values[-1] / values[0], rel=1e-3)
+
+
+def test_history_is_the_mean_of_its_lengths(chapter):
+    rows = chapter[2]["metrics/history/ch05/lstm.csv"].decode().splitlines()
+    assert rows[0] == "epoch,length_2,length_4,mean"
+    _, first, second, mean = map(float, rows[1].split(","))
+    assert len(rows) == 31 and mean == pytest.approx((first + second) / 2, rel=1e-4)
+
+
+def test_mlflow_has_a_run_for_each_cell(chapter):
+    workspace, recipe, outputs = chapter
+    if recipe == "book":
+        return
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("ch05").experiment_id])
+    assert sorted(run.data.params["cell"] for run in runs) == sorted(CELLS)
+    for run in runs:
+        metrics = json.loads(outputs[f"metrics/ch05/{run.data.params['cell']}.json"])
+        assert {name: run.data.metrics[name] for name in metrics} == pytest.approx(metrics)
+        assert len(client.get_metric_history(run.info.run_id, "length_4")) == 30
+        assert len(client.list_artifacts(run.info.run_id, "figures")) == 3
+
+
+def test_second_run_gives_the_same_bytes(chapter):
+    workspace, _, outputs = chapter
+    workspace.remove_outputs()
+    again = workspace.run("ch05", tracked=False)
+    assert [path for path in OUTPUTS if again[path] != outputs[path]] == []
+
+
+def test_lengths_must_rise(workspace, capsys):
+    workspace.set_parameters({"ch05.tuned.lengths": [5, 5]})
+    with pytest.raises(SystemExit) as end:
+        workspace.step("stages.ch05_recurrent_cells.train")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.strip() == "params.yaml: ch05.tuned: lengths [5, 5] must rise"
