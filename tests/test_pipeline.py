@@ -475,7 +475,7 @@ CHAPTERS = {
     },
     "ch05": {
         "recipe": ("book", "train evaluate plot"),
-        "num_threads": (3, "train evaluate"),
+        "num_threads": (3, "train"),
     },
     "ch06": {
         "recipe": ("book", "preprocess generate train@* evaluate@* noise"),

@@ -61,7 +61,7 @@ def main() -> None:
     parameters = declared_parameters("ch05_evaluate")
     recipe = parameters.ch05.active
     seed = parameters.seed
-    set_up_torch(seed, parameters.ch05.num_threads)
+    set_up_torch(seed, num_threads=1)
     task, start = recipe.select("symbols", "noise"), recipe.select("recurrent_init", "memory_bias")
     lengths, runs, hidden_size, symbols = recipe.lengths, recipe.runs, recipe.hidden_size, recipe.symbols
     facts = all_facts()

@@ -4,15 +4,21 @@ In: parameters only; every batch is drawn anew. Out, for each cell: data/models/
 of all its networks, metrics/history/ch05/<cell>.csv with the loss by step of each length and their
 mean, and a run in MLflow.
 
-One process for the three, because starting three would take longer than their training.
+One stage for the three, because starting three would take longer than their training.
 """
 
+import multiprocessing
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from stages.ch05_recurrent_cells.model import LAYERS, RecurrentNetwork
 from stages.ch05_recurrent_cells.tasks import MODES, Batch, draw_recall, loss_of
@@ -60,63 +66,144 @@ def train(
     return losses
 
 
+class Training(NamedTuple):
+    """What one process needs to know to train one network."""
+
+    name: str  # in the model file: recall_<length>_<run>, or a mode of fig. 53
+    draw: Callable[[int, torch.Generator], Batch]
+    network: dict[str, str | int | float]  # arguments of RecurrentNetwork
+    seed: int
+    steps: int
+    batch_size: int
+
+
+def recall_trainings(
+    cell: str,
+    seed: int,
+    lengths: list[int],
+    runs: int,
+    hidden_size: int,
+    batch_size: int,
+    steps: int,
+    task: dict[str, float],
+    start: dict[str, str | float],
+) -> list[Training]:
+    """List the networks that learn to recall: `runs` of them for each length.
+
+    `task` is what `draw_recall` takes beside the length, `start` how a RecurrentNetwork's weights start. A run has the
+    same seed for every cell, and so the same batches: the networks alone differ.
+    """
+    sizes = {"input_size": task["symbols"] + 1, "hidden_size": hidden_size, "output_size": task["symbols"]}
+    network = {"cell": cell, **sizes, **start}
+    return [
+        Training(
+            f"recall_{length}_{run}",
+            partial(draw_recall, length=length, **task),
+            network,
+            seed + run,
+            steps,
+            batch_size,
+        )
+        for length in lengths
+        for run in range(runs)
+    ]
+
+
+def mode_trainings(cell: str, seed: int, hidden_size: int, batch_size: int, steps: int) -> list[Training]:
+    """List a network for each of the four modes.
+
+    They have PyTorch's own start: one that holds on to what was long ago is no help in tasks without it.
+    """
+    return [
+        Training(
+            name,
+            mode.draw,
+            {"cell": cell, "input_size": mode.input_size, "hidden_size": hidden_size, "output_size": mode.output_size},
+            seed,
+            steps,
+            batch_size,
+        )
+        for name, mode in MODES.items()
+    ]
+
+
+def run_training(training: Training, options: dict[str, float | str]) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Train one network from its seed; return the loss by step and the weights. `options` are those of `train`."""
+    torch.manual_seed(training.seed)
+    generator = torch.Generator().manual_seed(training.seed)
+    model = RecurrentNetwork(**training.network)
+    losses = train(model, partial(training.draw, training.batch_size, generator), training.steps, **options)
+    return losses, {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def run_trainings(
+    trainings: list[Training], processes: int, **options
+) -> list[tuple[list[float], dict[str, np.ndarray]]]:
+    """Run all trainings, `processes` at a time; return what `run_training` does for each.
+
+    Each has weights and random numbers of its own, so that the result doesn't depend on the number of processes. In
+    threads they would wait for one another: a step of so small a network is mostly Python.
+    """
+    job = partial(run_training, options=options)
+    if processes == 1:
+        return list(progress(map(job, trainings), "ch05", total=len(trainings)))
+    # A fork has PyTorch loaded already; but it is safe on Linux alone.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(processes, context, initializer=set_up_torch, initargs=(0, 1)) as pool:
+        return list(progress(pool.map(job, trainings), "ch05", total=len(trainings)))
+
+
+def mean_losses(losses: dict[str, list[float]], lengths: list[int], runs: int) -> dict[str, list[float]]:
+    """Return for each length of recall the loss by step, the mean of its runs, and as `mean` that of all lengths.
+
+    `losses`: name of a training to its loss by step.
+    """
+    by_length = {
+        length: np.mean([losses[f"recall_{length}_{run}"] for run in range(runs)], axis=0) for length in lengths
+    }
+    mean = np.mean(list(by_length.values()), axis=0)
+    return {**{f"length_{length}": row.tolist() for length, row in by_length.items()}, "mean": mean.tolist()}
+
+
 def main() -> None:
     parameters = declared_parameters("ch05_train")
     recipe = parameters.ch05.active
-    seed = parameters.seed
-    set_up_torch(seed, parameters.ch05.num_threads)
+    seed, num_threads = parameters.seed, parameters.ch05.num_threads
+    set_up_torch(seed, num_threads=1)
     start = recipe.select("recurrent_init", "memory_bias")
     task = recipe.select("symbols", "noise")
     options = recipe.select("learning_rate", "schedule", "gradient_clip")
-    hidden_size, symbols, batch_size = recipe.hidden_size, recipe.symbols, recipe.batch_size
-    lengths, runs, steps, mode_steps = recipe.lengths, recipe.runs, recipe.steps, recipe.mode_steps
-    records = {}
+    sizes = recipe.select("hidden_size", "batch_size")
+    budget = recipe.select("lengths", "runs", "steps")
+    mode_steps = recipe.mode_steps
+    started = time.time()
+    trainings = []
     for cell in LAYERS:
-        started, weights, history = time.time(), {}, {}
-        trainings = [(length, run) for length in lengths for run in range(runs)]
-        for length, run in progress(trainings, f"ch05 {cell}"):
-            # The same batches for every cell, so that the weights alone differ.
-            torch.manual_seed(seed + run)
-            generator = torch.Generator().manual_seed(seed + run)
-            model = RecurrentNetwork(cell, symbols + 1, hidden_size, symbols, **start)
-            draw = lambda length=length, generator=generator: draw_recall(batch_size, generator, length, **task)  # noqa: E731
-            losses = train(model, draw, steps, **options)
-            mean = history.setdefault(f"length_{length}", [0.0] * steps)
-            history[f"length_{length}"] = [total + loss / runs for total, loss in zip(mean, losses, strict=True)]
-            weights |= {f"recall_{length}_{run}.{name}": value for name, value in model.state_dict().items()}
-        history["mean"] = [sum(losses) / len(lengths) for losses in zip(*history.values(), strict=True)]
-        for name, mode in MODES.items():
-            torch.manual_seed(seed)
-            generator = torch.Generator().manual_seed(seed)
-            # From PyTorch's own start: one that holds on to what was long ago is no help in tasks without it.
-            model = RecurrentNetwork(cell, mode.input_size, hidden_size, mode.output_size)
-            draw = lambda mode=mode, generator=generator: mode.draw(batch_size, generator)  # noqa: E731
-            train(model, draw, mode_steps, **options)
-            weights |= {f"{name}.{key}": value for key, value in model.state_dict().items()}
+        trainings += recall_trainings(cell, seed, **budget, **sizes, task=task, start=start)
+        trainings += mode_trainings(cell, seed, **sizes, steps=mode_steps)
+    results = run_trainings(trainings, num_threads, **options)
+
+    histories = {}
+    for cell in LAYERS:
+        pairs = zip(trainings, results, strict=True)
+        own = {training.name: result for training, result in pairs if training.network["cell"] == cell}
         with placed(model_path(cell)) as path:
-            save_file(weights, path)
-        write_history(f"metrics/history/ch05/{cell}.csv", history)
-        records[cell] = (history, started)
+            save_file(
+                {f"{name}.{key}": value for name, (_, weights) in own.items() for key, value in weights.items()}, path
+            )
+        losses = {name: losses for name, (losses, _) in own.items()}
+        histories[cell] = mean_losses(losses, budget["lengths"], budget["runs"])
+        write_history(f"metrics/history/ch05/{cell}.csv", histories[cell])
 
     from stages.common.tracking import record_training
 
-    fixed = {"seed": seed, **parameters.ch05.select("recipe", "num_threads")}
-    sizes = {"hidden_size": hidden_size, "batch_size": batch_size, "lengths": lengths, "runs": runs}
-    for cell, (history, started) in records.items():
+    fixed = {"seed": seed, **parameters.ch05.select("recipe", "num_threads"), "mode_steps": mode_steps}
+    for cell, history in histories.items():
         record_training(
             "ch05_train",
             None,
             model_path(cell),
-            parameters={
-                "cell": cell,
-                **fixed,
-                **sizes,
-                "steps": steps,
-                "mode_steps": mode_steps,
-                **start,
-                **task,
-                **options,
-            },
+            parameters={"cell": cell, **fixed, **sizes, **budget, **start, **task, **options},
             history=history,
             datasets={},
             started=started,

@@ -1,6 +1,9 @@
 """Chapter 5's functions: cells by hand and against PyTorch's, tasks whose answers are known, measures that can fail."""
 
 import math
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,7 +25,15 @@ from stages.ch05_recurrent_cells.tasks import (
     loss_of,
     score,
 )
-from stages.ch05_recurrent_cells.train import train
+from stages.ch05_recurrent_cells.train import (
+    Training,
+    mean_losses,
+    mode_trainings,
+    recall_trainings,
+    run_trainings,
+    train,
+)
+from tests.conftest import ROOT
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -207,3 +218,66 @@ def test_clipping_bounds_the_step(monkeypatch):
     for clip in (0.0, 0.5):
         train(RecurrentNetwork("rnn", 2, 3, 2), lambda: draw_one_to_one(4, generator()), 2, 0.01, "constant", clip)
     assert seen == [0.5, 0.5]
+
+
+def all_trainings() -> list[Training]:
+    start = {"recurrent_init": "orthogonal", "memory_bias": 1.0}
+    task, sizes = {"symbols": 3, "noise": 1.0}, {"hidden_size": 6, "batch_size": 4}
+    trainings = []
+    for cell in LAYERS:
+        trainings += recall_trainings(cell, 0, lengths=[2, 5], runs=2, steps=4, task=task, start=start, **sizes)
+        trainings += mode_trainings(cell, 0, steps=3, **sizes)
+    return trainings
+
+
+OPTIONS = {"learning_rate": 0.01, "schedule": "constant", "gradient_clip": 1.0}
+
+
+def test_processes_change_no_result(tmp_path):
+    # In a fresh interpreter, because what other tests have started isn't safe to fork.
+    script = f"""
+import pickle
+from tests.ch05_recurrent_cells.test_ch05_functions import OPTIONS, all_trainings, run_trainings
+pickle.dump(run_trainings(all_trainings(), 2, **OPTIONS), open({str(tmp_path / "results")!r}, "wb"))
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
+    others = pickle.loads((tmp_path / "results").read_bytes())
+    results = run_trainings(all_trainings(), 1, **OPTIONS)
+    assert len(results) == len(others) == 3 * (2 * 2 + 4)
+    for (losses, weights), (other_losses, other_weights) in zip(results, others, strict=True):
+        assert losses == other_losses
+        assert weights.keys() == other_weights.keys()
+        assert all(np.array_equal(weights[name], other_weights[name]) for name in weights)
+
+
+def test_cells_see_the_same_batches_and_runs_others():
+    drawn = {
+        (training.network["cell"], training.name): training.draw(4, generator(training.seed))[0]
+        for training in all_trainings()
+    }
+    assert torch.equal(drawn["rnn", "recall_5_1"], drawn["gru", "recall_5_1"])
+    assert not torch.equal(drawn["rnn", "recall_5_0"], drawn["rnn", "recall_5_1"])
+    assert [len(drawn["rnn", f"recall_{length}_0"]) for length in (2, 5)] == [3, 6]
+
+
+def test_a_training_starts_from_its_seed():
+    first, second = all_trainings()[:2]  # two runs of one length
+    (losses, weights), (again, _), (other, _) = run_trainings([first, first, second], 1, **OPTIONS)
+    assert losses == again and losses != other
+    torch.manual_seed(first.seed)
+    model = RecurrentNetwork(**first.network)
+    drawn = generator(first.seed)
+    assert train(model, lambda: first.draw(4, drawn), first.steps, **OPTIONS) == losses
+    assert all(np.array_equal(value.numpy(), weights[name]) for name, value in model.state_dict().items())
+
+
+def test_mean_losses_by_hand():
+    losses = {
+        "recall_2_0": [1.0, 2.0],
+        "recall_2_1": [3.0, 4.0],
+        "recall_20_0": [6.0, 7.0],
+        "recall_20_1": [8.0, 9.0],
+        "one_to_one": [99.0, 99.0],
+    }
+    expected = {"length_2": [2.0, 3.0], "length_20": [7.0, 8.0], "mean": [4.5, 5.5]}
+    assert mean_losses(losses, [2, 20], 2) == expected
