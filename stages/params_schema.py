@@ -16,6 +16,7 @@ from stages.ch04_housing.params_schema import Housing
 from stages.ch05_recurrent_cells.params_schema import RecurrentCells
 from stages.ch06_timeseries.params_schema import TimeSeries
 from stages.ch07_mnist.params_schema import Mnist
+from stages.ch08_graphs.params_schema import Graphs
 from stages.common.params import PARAMS_FILE, ParametersError, checked_parameters, read_yaml, report
 from stages.common.schema import Strict
 
@@ -33,6 +34,7 @@ class Parameters(Strict):
     ch05: RecurrentCells
     ch06: TimeSeries
     ch07: Mnist
+    ch08: Graphs
 
 
 def first_problem(values: dict) -> str | None:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -54,7 +56,7 @@ class Workspace:
                 if not name.startswith(f"{chapter}_") or name.endswith("_download"):
                     continue
                 for item in stage.get("matrix", {"": [""]}).popitem()[1]:
-                    _, _, module, *arguments = stage["cmd"].replace("${item.cell}", item).split()
+                    _, _, module, *arguments = re.sub(r"\$\{item\.\w+\}", item, stage["cmd"]).split()
                     self.step(module, *arguments)
         return self.outputs()
 
@@ -89,6 +91,34 @@ class Workspace:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
+
+    def write_cora(self, papers_of_each: int = 260, words: int = 40) -> None:
+        """Write papers of seven subjects, which mostly use their own subject's words and cite their own subject.
+
+        The papers that the public split names are among them, with the subjects that it expects: 20 to train on each.
+        """
+        import json
+
+        generator = np.random.default_rng(8)
+        split = json.loads((ROOT / "stages/ch08_graphs/cora_public_split.json").read_text(encoding="utf-8"))
+        named = [*split["train"], *split["val"], *split["test"]]
+        ids = np.array([*named, *range(10_000_000, 10_000_000 + 7 * papers_of_each - len(named))])
+        subjects = np.arange(len(ids)) % 7
+        own_words = np.arange(words) % 7 == subjects[:, None]  # (papers, words)
+        features = generator.random(own_words.shape) < np.where(own_words, 0.5, 0.1)
+        citations = []
+        for subject in range(7):
+            (own,) = np.nonzero(subjects == subject)
+            citations.append(generator.choice(own, (3 * len(own), 2)))
+        citations.append(generator.choice(len(ids), (len(ids) // 2, 2)))
+        pairs = np.concatenate(citations)
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+        folder = self.path / "data/raw/ch08"
+        folder.mkdir(parents=True, exist_ok=True)
+        nodes = {"nodeId": ids, "labels": "Paper", "subject": subjects, "features": list(features.astype(np.int64))}
+        pd.DataFrame(nodes).to_parquet(folder / "cora_nodes.parquet")
+        ends = {"sourceNodeId": ids[pairs[:, 0]], "targetNodeId": ids[pairs[:, 1]], "relationshipType": "CITES"}
+        pd.DataFrame(ends).to_parquet(folder / "cora_rels.parquet")
 
     def write_mnist(self, train: int = 240, test: int = 70) -> None:
         """Write IDX files of pictures that are easy to tell apart: a pattern a digit, shaded and with some noise."""

@@ -447,7 +447,8 @@ SHARED = {
         "ch04_preprocess ch04_train ch04_evaluate "
         "ch05_train ch05_evaluate "
         "ch06_generate ch06_train@* ch06_evaluate@* ch06_noise "
-        "ch07_preprocess ch07_train ch07_evaluate",
+        "ch07_preprocess ch07_train ch07_evaluate "
+        "ch08_preprocess ch08_train@* ch08_evaluate",
     ),
     "device": ("auto", "ch01_evaluate ch07_train ch07_evaluate"),
     "noise_level": (0.3, "ch06_generate ch06_evaluate@* ch06_plot"),
@@ -485,6 +486,13 @@ CHAPTERS = {
     "ch07": {
         "recipe": ("book", "preprocess train evaluate"),
         "num_threads": (3, "train evaluate"),
+    },
+    "ch08": {
+        "recipe": ("book", "preprocess train@* evaluate plot"),
+        "num_threads": (3, "train@* evaluate"),
+        "runs": (7, "train@* evaluate"),
+        "splits": (7, "preprocess train@*"),
+        "best_runs": (7, "train@*"),
     },
 }
 
@@ -600,6 +608,32 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "scaling": (0.123, "train"),
         "shear": (1.23, "train"),
         "shifted_views": (False, "evaluate"),
+    },
+    "ch08": {
+        "features": ("raw", "preprocess"),
+        "dense_aggregation": ("sum", "train@* evaluate"),
+        "hidden_size": (24, "train@*"),
+        "heads": (2, "train@*"),
+        "epochs": (15, "train@*"),
+        "learning_rate": (0.123, "train@*"),
+        "weight_decay": (0.123, "train@*"),
+        "decayed": ("all", "train@*"),
+        "input_dropout": (0.123, "train@*"),
+        "dropout": (0.123, "train@*"),
+        "chosen_by": ("last", "train@*"),
+        "validate_every": (1, "train@* plot"),
+        "propagation_restart": (0.123, "evaluate"),
+        "propagation_steps": (11, "evaluate"),
+        "best_hidden_size": (24, "train@*"),
+        "best_epochs": (15, "train@*"),
+        "best_learning_rate": (0.123, "train@*"),
+        "samples": (3, "train@*"),
+        "restart": (0.123, "train@* evaluate"),
+        "hops": (7, "train@* evaluate"),
+        "node_dropout": (0.123, "train@*"),
+        "temperature": (0.123, "train@*"),
+        "consistency": (1.23, "train@*"),
+        "warm_up": (11, "train@*"),
     },
 }
 

@@ -1,0 +1,91 @@
+"""The best network of chapter 8: predict, propagate, and agree with oneself.
+
+A network of two layers predicts each paper's logits from its words alone; they then spread along the citations by
+personalised PageRank (APPNP: Gasteiger et al., 2019, equations 4 to 6). While it learns, whole papers are left out at
+random, several times over, and the predictions for all papers, labelled or not, must agree (GRAND: Feng et al., 2020,
+equations 2 to 5). Here the predictions are left out, where GRAND leaves out the words: for seven numbers a paper to
+spread in place of hundreds.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from stages.ch08_graphs.layers import Graph, Weights, keep_mask, layer_weights, transform
+
+
+def propagate(graph: Graph, values: torch.Tensor, restart: float, hops: int) -> torch.Tensor:
+    """Z ← (1 − α) Â Z + α H, `hops` times from Z = H: values H (nodes, …), α `restart`."""
+    spread = values
+    for _ in range(hops):
+        spread = (1 - restart) * (graph.normalized @ spread) + restart * values
+    return spread
+
+
+def predict(graph: Graph, weights: Weights, restart: float, hops: int) -> torch.Tensor:
+    """Return logits (nodes, runs, classes) of trained networks."""
+    first, second = layer_weights(weights, 1), layer_weights(weights, 2)
+    hidden = torch.relu(transform(graph, None, first["weight"]) + first["bias"])
+    return propagate(graph, transform(graph, hidden, second["weight"]) + second["bias"], restart, hops)
+
+
+def sample_logits(
+    graph: Graph,
+    weights: Weights,
+    samples: int,
+    restart: float,
+    hops: int,
+    node_dropout: float,
+    input_dropout: float,
+    dropout: float,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Return logits (nodes, samples, runs, classes), each sample with words, hidden values and papers left out."""
+    first, second = layer_weights(weights, 1), layer_weights(weights, 2)
+    runs, words, hidden_size = first["weight"].shape
+    nodes = graph.features.matrix.shape[0]
+    # The samples stand as further runs: (samples·runs, words, hidden).
+    kept = keep_mask((samples, runs, words, 1), input_dropout, generator)
+    hidden = transform(graph, None, (first["weight"] * kept).flatten(0, 1)).view(nodes, samples, runs, hidden_size)
+    hidden = torch.relu(hidden + first["bias"])
+    hidden = (hidden * keep_mask(tuple(hidden.shape), dropout, generator)).flatten(1, 2)
+    weight = second["weight"].expand(samples, -1, -1, -1).flatten(0, 1)
+    values = transform(graph, hidden, weight).view(nodes, samples, runs, -1) + second["bias"]
+    values = values * keep_mask((nodes, samples, runs, 1), node_dropout, generator)
+    return propagate(graph, values, restart, hops)
+
+
+def disagreement(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return how far the samples are from their common, sharpened prediction, (runs,): GRAND's equations 4 and 5.
+
+    logits (nodes, samples, runs, classes). The mean over the samples is sharpened by p^(1/T), made to add up to 1, and
+    taken as given; the distance is squared, summed over classes, and averaged over papers and samples.
+    """
+    shares = logits.softmax(dim=-1)
+    common = shares.mean(dim=1, keepdim=True).detach() ** (1 / temperature)
+    common = common / common.sum(dim=-1, keepdim=True)
+    return (shares - common).square().sum(dim=-1).mean(dim=(0, 1))
+
+
+def losses_of(
+    graph: Graph,
+    labels: torch.Tensor,
+    nodes: torch.Tensor,
+    weights: Weights,
+    generator: torch.Generator,
+    samples: int,
+    restart: float,
+    hops: int,
+    node_dropout: float,
+    temperature: float,
+    consistency: float,
+    input_dropout: float,
+    dropout: float,
+) -> torch.Tensor:
+    """Return each run's loss (runs,): cross-entropy at its labelled nodes (runs, labelled), mean over the samples, and
+    `consistency` times the disagreement on all nodes."""
+    logits = sample_logits(graph, weights, samples, restart, hops, node_dropout, input_dropout, dropout, generator)
+    runs = torch.arange(len(nodes))[:, None]
+    picked = logits.transpose(1, 2)[nodes, runs]  # (runs, labelled, samples, classes)
+    targets = labels[nodes][..., None].expand(-1, -1, samples)
+    supervised = F.cross_entropy(picked.permute(0, 3, 1, 2), targets, reduction="none").mean(dim=(1, 2))
+    return supervised + consistency * disagreement(logits, temperature)

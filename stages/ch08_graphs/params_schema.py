@@ -1,0 +1,57 @@
+"""What the section ch08 of params.yaml may hold."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.common.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+
+Runs = Annotated[int, Field(ge=2, le=1000)]
+
+
+class Recipe(Strict):
+    """One way through chapter 8; pages and figures as in the book's program."""
+
+    features: Literal["normalized", "raw"]
+    dense_aggregation: Literal["mean", "sum"]
+    hidden_size: PositiveInt
+    heads: PositiveInt
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+    decayed: Literal["first", "all"]
+    input_dropout: Fraction
+    dropout: Fraction
+    chosen_by: Literal["validation", "last"]
+    validate_every: PositiveInt
+    propagation_restart: Annotated[float, Field(gt=0, lt=1)]
+    propagation_steps: PositiveInt
+    best_hidden_size: PositiveInt
+    best_epochs: PositiveInt
+    best_learning_rate: PositiveFloat
+    samples: Annotated[int, Field(ge=1, le=16)]
+    restart: Annotated[float, Field(gt=0, lt=1)]
+    hops: PositiveInt
+    node_dropout: Fraction
+    temperature: Annotated[float, Field(gt=0, le=1)]
+    consistency: NonNegativeFloat
+    warm_up: PositiveInt
+
+    @model_validator(mode="after")
+    def relations(self):
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of heads {self.heads}")
+        for name, epochs in (("epochs", self.epochs), ("best_epochs", self.best_epochs)):
+            if epochs % self.validate_every:
+                raise ValueError(f"{name} {epochs} must be a multiple of validate_every {self.validate_every}")
+        return self
+
+
+class Graphs(Strict):
+    recipe: Literal["tuned", "book"]
+    num_threads: Threads
+    runs: Runs
+    splits: Runs
+    best_runs: Runs
+    tuned: Recipe
+    book: Recipe

@@ -1,0 +1,127 @@
+"""Turn Cora into arrays: features, labels, the adjacency matrix and its normalised form, and who learns from whom.
+
+In: data/raw/ch08/*.parquet, stages/ch08_graphs/cora_public_split.json. Out: data/prepared/ch08/graph.npz with
+
+    papers (nodes,)             ids, in the order of the nodes
+    labels (nodes,)             index into SUBJECTS
+    features_*                  (nodes, words), sparse: indptr, indices, values
+    adjacency_*                 (nodes, nodes), sparse, 1 where one paper cites the other, without self-loops
+    normalized_*                D̂^(−1/2) (A + I) D̂^(−1/2) of Kipf and Welling (2017), sparse
+    public_train, _val, _test   nodes of the public split
+    train, val, test            (splits, …): nodes of random splits of the same sizes, after Shchur et al. (2018)
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from stages.common.files import placed
+from stages.common.params import declared_parameters
+
+RAW = Path("data/raw/ch08")
+PUBLIC_SPLIT = Path(__file__).with_name("cora_public_split.json")
+GRAPH = "data/prepared/ch08/graph.npz"
+
+SUBJECTS = (
+    "Neural networks",
+    "Rule learning",
+    "Reinforcement learning",
+    "Probabilistic methods",
+    "Theory",
+    "Genetic algorithms",
+    "Case-based",
+)
+TRAIN_PER_CLASS, VALIDATION_NODES, TEST_NODES = 20, 500, 1000
+
+
+def read_papers(nodes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ids (nodes,), subjects (nodes,) and words (nodes, words) of the table of papers."""
+    return nodes["nodeId"].to_numpy(), nodes["subject"].to_numpy(), np.stack(nodes["features"].to_numpy())
+
+
+def adjacency_matrix(papers: np.ndarray, citations: np.ndarray) -> sparse.csr_matrix:
+    """Return the symmetric matrix (nodes, nodes) of who cites or is cited by whom, without repeats or self-loops.
+
+    papers (nodes,): ids; citations (citations, 2): ids of a citing and a cited paper.
+    """
+    node_of = {paper: node for node, paper in enumerate(papers.tolist())}
+    first, second = np.array([[node_of[paper] for paper in pair] for pair in citations.tolist()]).T
+    directed = sparse.coo_matrix((np.ones(len(first)), (first, second)), shape=(len(papers),) * 2)
+    matrix = ((directed + directed.T) > 0).astype(np.float32).tolil()
+    matrix.setdiag(0)
+    matrix = matrix.tocsr()
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def normalized(adjacency: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return D̂^(−1/2) (A + I) D̂^(−1/2), where D̂ has the degrees of A + I (Kipf and Welling 2017, equation 2)."""
+    with_loops = adjacency + sparse.eye(adjacency.shape[0], dtype=np.float32)
+    scale = sparse.diags(np.asarray(with_loops.sum(axis=1)).ravel() ** -0.5)
+    return (scale @ with_loops @ scale).tocsr().astype(np.float32)
+
+
+def feature_matrix(words: np.ndarray, features: str) -> sparse.csr_matrix:
+    """Return words (nodes, words) as a sparse matrix; "normalized" makes each paper's words add up to 1."""
+    matrix = sparse.csr_matrix(words.astype(np.float32))
+    if features == "normalized":
+        totals = np.asarray(matrix.sum(axis=1)).ravel()
+        matrix = sparse.diags(1 / np.maximum(totals, 1)) @ matrix
+    return matrix.tocsr().astype(np.float32)
+
+
+def random_split(labels: np.ndarray, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw nodes to train on (20 of each class), to validate and to test on: sizes as in the public split."""
+    order = generator.permutation(len(labels))
+    train = np.concatenate([order[labels[order] == label][:TRAIN_PER_CLASS] for label in range(labels.max() + 1)])
+    rest = order[~np.isin(order, train)]
+    return {
+        "train": train,
+        "val": rest[:VALIDATION_NODES],
+        "test": rest[VALIDATION_NODES : VALIDATION_NODES + TEST_NODES],
+    }
+
+
+def public_split(papers: np.ndarray, ids: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    """Return the nodes of the public split, whose papers `ids` names under train, val and test."""
+    node_of = {paper: node for node, paper in enumerate(papers.tolist())}
+    return {part: np.array([node_of[paper] for paper in ids[part]]) for part in ("train", "val", "test")}
+
+
+def stored(name: str, matrix: sparse.csr_matrix) -> dict[str, np.ndarray]:
+    """Return a sparse matrix as arrays to be saved, under names that begin with `name`."""
+    matrix.sort_indices()
+    return {
+        f"{name}_indptr": matrix.indptr.astype(np.int32),
+        f"{name}_indices": matrix.indices.astype(np.int32),
+        f"{name}_values": matrix.data.astype(np.float32),
+        f"{name}_shape": np.array(matrix.shape),
+    }
+
+
+def main() -> None:
+    parameters = declared_parameters("ch08_preprocess")
+    papers, labels, words = read_papers(pd.read_parquet(RAW / "cora_nodes.parquet"))
+    citations = pd.read_parquet(RAW / "cora_rels.parquet")[["sourceNodeId", "targetNodeId"]].to_numpy()
+    adjacency = adjacency_matrix(papers, citations)
+    generator = np.random.default_rng(parameters.seed)
+    splits = [random_split(labels, generator) for _ in range(parameters.ch08.splits)]
+    public = public_split(papers, json.loads(PUBLIC_SPLIT.read_text(encoding="utf-8")))
+    with placed(GRAPH) as path:
+        np.savez(
+            path,
+            papers=papers,
+            labels=labels,
+            **stored("features", feature_matrix(words, parameters.ch08.active.features)),
+            **stored("adjacency", adjacency),
+            **stored("normalized", normalized(adjacency)),
+            **{f"public_{part}": nodes for part, nodes in public.items()},
+            **{part: np.stack([split[part] for split in splits]) for part in ("train", "val", "test")},
+        )
+
+
+if __name__ == "__main__":
+    main()

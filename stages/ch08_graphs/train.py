@@ -1,0 +1,244 @@
+"""Train one kind of graph network on Cora, many at once (figs. 84 to 86): `python -m stages.ch08_graphs.train gcn`.
+
+Two groups: `public`, from several seeds on the public split, and `random`, one on each random split.
+
+In: data/prepared/ch08/graph.npz. Out: data/models/ch08/<layer>.safetensors with the weights of both groups,
+metrics/history/ch08/<layer>.csv with the mean loss and validation accuracy, and a run in MLflow.
+"""
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch.nn import functional as F
+
+from stages.ch08_graphs import best
+from stages.ch08_graphs.layers import Graph, Weights, build_graph, forward, start_network, words_of
+from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
+from stages.common.devices import set_up_torch
+from stages.common.files import placed, write_history
+from stages.common.params import declared_parameters
+from stages.common.progress import progress
+
+GROUPS = ("public", "random")
+
+Parts = dict[str, torch.Tensor]  # train, val, test: nodes (runs, nodes of the part)
+
+
+def model_path(layer: str) -> Path:
+    return Path(f"data/models/ch08/{layer}.safetensors")
+
+
+def parts_of(arrays: Mapping[str, np.ndarray], group: str, runs: int) -> Parts:
+    """Return the nodes that each of `runs` runs of a group trains on, is chosen by and is tested on."""
+    if group == "random":
+        return {part: torch.from_numpy(arrays[part][:runs]) for part in ("train", "val", "test")}
+    return {part: torch.from_numpy(arrays[f"public_{part}"]).expand(runs, -1) for part in ("train", "val", "test")}
+
+
+def at_nodes(values: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
+    """Pick from values (nodes, runs, …) the nodes (runs, picked) of each run: (runs, picked, …)."""
+    return values[nodes, torch.arange(len(nodes))[:, None]]
+
+
+def losses_at(logits: torch.Tensor, labels: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy at the nodes (runs, picked) of each run, (runs,)."""
+    picked = at_nodes(logits, nodes)  # (runs, picked, classes)
+    return F.cross_entropy(picked.transpose(1, 2), labels[nodes], reduction="none").mean(dim=1)
+
+
+def accuracies_at(logits: torch.Tensor, labels: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
+    """Return the share of right classes at the nodes (runs, picked) of each run, (runs,)."""
+    return (at_nodes(logits, nodes).argmax(dim=-1) == labels[nodes]).double().mean(dim=1)
+
+
+class Selection:
+    """Keeps for each run the weights of the epoch that did best on its validation nodes.
+
+    Best is the highest accuracy, and among equals the lowest loss.
+    """
+
+    def __init__(self, weights: Weights):
+        self.weights = {name: value.detach().clone() for name, value in weights.items()}
+        runs = len(next(iter(weights.values())))
+        self.accuracies = torch.full((runs,), -1.0, dtype=torch.float64)
+        self.losses = torch.full((runs,), torch.inf)
+
+    def offer(self, weights: Weights, accuracies: torch.Tensor, losses: torch.Tensor) -> None:
+        better = (accuracies > self.accuracies) | ((accuracies == self.accuracies) & (losses < self.losses))
+        self.accuracies[better], self.losses[better] = accuracies[better], losses[better]
+        for name, value in weights.items():
+            self.weights[name][better] = value.detach()[better]
+
+
+def train(
+    layer: str,
+    graph: Graph,
+    labels: torch.Tensor,
+    parts: Parts,
+    weights: Weights,
+    generator: torch.Generator,
+    epochs: int,
+    learning_rate: float,
+    weight_decay: float,
+    decayed: str,
+    input_dropout: float,
+    dropout: float,
+    chosen_by: str,
+    validate_every: int,
+    best_options: dict[str, float] | None = None,
+) -> tuple[Weights, dict[str, list[float]]]:
+    """Train networks side by side with Adam on all their training nodes; return their weights and the history.
+
+    Args:
+        labels: (nodes,).
+        weights: what the networks start from; trained in place.
+        decayed: "first": the first layer's weights only, as Kipf and Welling (2017) have it; or "all", as the book.
+        chosen_by: "validation", the weights of the epoch that does best on a run's validation nodes, looked at every
+            `validate_every` epochs; "last": those of the last.
+        best_options: what best.losses_of takes beside the dropouts, and `warm_up`, the epochs in which the consistency
+            rises to its full weight; for the layer "best" alone.
+
+    Returns:
+        The chosen weights, and for every epoch looked at `train_loss` and `val_accuracy`, means over the runs.
+    """
+    for value in weights.values():
+        value.requires_grad_()
+    first = [value for name, value in weights.items() if name.startswith("1.") or decayed == "all"]
+    rest = [value for name, value in weights.items() if not (name.startswith("1.") or decayed == "all")]
+    groups = [{"params": first, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.Adam([group for group in groups if group["params"]], lr=learning_rate, fused=True)
+    best_options = dict(best_options or {})
+    warm_up, consistency = best_options.pop("warm_up", 1), best_options.pop("consistency", 0.0)
+    selection, history = Selection(weights), {"train_loss": [], "val_accuracy": []}
+    for epoch in range(1, epochs + 1):
+        if layer == "best":
+            rise = min(1.0, epoch / warm_up)
+            losses = best.losses_of(
+                graph,
+                labels,
+                parts["train"],
+                weights,
+                generator,
+                input_dropout=input_dropout,
+                dropout=dropout,
+                consistency=rise * consistency,
+                **best_options,
+            )
+        else:
+            logits = forward(layer, graph, weights, input_dropout, dropout, generator)
+            losses = losses_at(logits, labels, parts["train"])
+        optimizer.zero_grad()
+        losses.sum().backward()  # of networks that share nothing: each gets the gradient of its own loss
+        optimizer.step()
+        if epoch % validate_every == 0:
+            with torch.no_grad():
+                if layer == "best":
+                    logits = best.predict(graph, weights, best_options["restart"], best_options["hops"])
+                else:
+                    logits = forward(layer, graph, weights)
+            accuracies = accuracies_at(logits, labels, parts["val"])
+            if chosen_by == "validation":
+                selection.offer(weights, accuracies, losses_at(logits, labels, parts["val"]))
+            history["train_loss"].append(losses.mean().item())
+            history["val_accuracy"].append(accuracies.mean().item())
+    chosen = (
+        selection.weights if chosen_by == "validation" else {name: value.detach() for name, value in weights.items()}
+    )
+    return chosen, history
+
+
+def train_group(
+    group: str, layer: str, seed: int, runs: dict[str, int], hidden_size: int, heads: int, options: dict
+) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
+    """Train one group of networks in this process, on one thread; `runs`: group to how many."""
+    with np.load(GRAPH) as loaded:
+        arrays = dict(loaded)
+    graph, labels = build_graph(arrays), torch.from_numpy(arrays["labels"])
+    parts = parts_of(arrays, group, runs[group])
+    generator = torch.Generator().manual_seed(seed + GROUPS.index(group))
+    sizes = (len(parts["train"]), words_of(graph), hidden_size, len(SUBJECTS), heads)
+    weights = start_network("mlp" if layer == "best" else layer, *sizes, generator)
+    weights, history = train(layer, graph, labels, parts, weights, generator, **options)
+    return {f"{group}.{name}": value.numpy() for name, value in weights.items()}, history
+
+
+def layer_name(layer: str, dense_aggregation: str) -> str:
+    """Return the function's name in LAYERS: `dense` is one of two."""
+    return f"dense_{dense_aggregation}" if layer == "dense" else layer
+
+
+def main() -> None:
+    layer = sys.argv[1]
+    parameters = declared_parameters("ch08_train")
+    recipe = parameters.ch08.active
+    seed, num_threads = parameters.seed, parameters.ch08.num_threads
+    set_up_torch(seed, num_threads=1)
+    shape = recipe.select("hidden_size", "heads")
+    options = recipe.select(
+        "epochs",
+        "learning_rate",
+        "weight_decay",
+        "decayed",
+        "input_dropout",
+        "dropout",
+        "chosen_by",
+        "validate_every",
+    )
+    runs = {"public": parameters.ch08.runs, "random": parameters.ch08.splits}
+    best_options = recipe.select("samples", "restart", "hops", "node_dropout", "temperature", "consistency", "warm_up")
+    fewer, best_hidden_size = parameters.ch08.best_runs, recipe.best_hidden_size
+    best_epochs, best_rate = recipe.best_epochs, recipe.best_learning_rate
+    if layer == "best":
+        runs = {group: min(count, fewer) for group, count in runs.items()}
+        shape = {**shape, "hidden_size": best_hidden_size}
+        options |= {"epochs": best_epochs, "learning_rate": best_rate, "best_options": best_options}
+    started = time.time()
+    name = layer_name(layer, recipe.dense_aggregation)
+    job = partial(train_group, layer=name, seed=seed, runs=runs, **shape, options=options)
+    if num_threads == 1:
+        results = [job(group) for group in progress(GROUPS, f"ch08 {layer}")]
+    else:
+        # A process for each group; a fork has PyTorch loaded already, but it is safe on Linux alone.
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        with ProcessPoolExecutor(len(GROUPS), context, initializer=set_up_torch, initargs=(seed, 1)) as pool:
+            results = list(progress(pool.map(job, GROUPS), f"ch08 {layer}", total=len(GROUPS)))
+    with placed(model_path(layer)) as path:
+        save_file({key: value for weights, _ in results for key, value in weights.items()}, path)
+    history = {
+        f"{group}_{key}": values
+        for group, (_, kept) in zip(GROUPS, results, strict=True)
+        for key, values in kept.items()
+    }
+    write_history(f"metrics/history/ch08/{layer}.csv", history)
+
+    from stages.common.tracking import record_training
+
+    shown = best_options if layer == "best" else {}
+
+    fixed = {"seed": seed, "layer": name, **parameters.ch08.select("recipe", "num_threads"), **runs}
+    record_training(
+        "ch08_train",
+        layer,
+        model_path(layer),
+        parameters={
+            **fixed,
+            **shape,
+            **{key: value for key, value in options.items() if key != "best_options"},
+            **shown,
+        },
+        history=history,
+        datasets={"ch08_cora": Path(GRAPH)},
+        started=started,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Chapter 8 as dvc.yaml runs it, on a small made-up graph: what comes out, and the same bytes again."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from stages.ch08_graphs import best
+from stages.ch08_graphs.layers import build_graph, forward
+
+TRAINED = ("mlp", "dense", "gcn", "sage", "gat", "gin", "cheb", "best")
+PLOTS = ("training", "accuracy", "embedding", "confusion", "attention", "computation", "adjacency")
+RECIPE = {"hidden_size": 8, "heads": 2, "epochs": 20, "validate_every": 5, "best_hidden_size": 8, "best_epochs": 10}
+SMALL = {"ch08.runs": 2, "ch08.splits": 2}
+SMALL |= {f"ch08.{recipe}.{key}": value for recipe in ("tuned", "book") for key, value in RECIPE.items()}
+OUTPUTS = {
+    "data/raw/ch08/cora_nodes.parquet",
+    "data/raw/ch08/cora_rels.parquet",
+    "data/prepared/ch08/graph.npz",
+    "data/evaluated/ch08/results.npz",
+    "metrics/ch08/label_propagation.json",
+    *(f"data/models/ch08/{layer}.safetensors" for layer in TRAINED),
+    *(f"metrics/ch08/{layer}.json" for layer in TRAINED),
+    *(f"metrics/history/ch08/{layer}.csv" for layer in TRAINED),
+    *(f"metrics/plots/ch08/{name}.png" for name in PLOTS),
+}
+
+
+@pytest.fixture(scope="module", params=["tuned", "book"])
+def chapter(open_workspace, request):
+    """(workspace, recipe, outputs) after a whole run of the chapter."""
+    with open_workspace({**SMALL, "ch08.recipe": request.param}) as workspace:
+        workspace.write_cora()
+        yield workspace, request.param, workspace.run("ch08", tracked=request.param == "tuned")
+
+
+def arrays(outputs: dict[str, bytes], path: str) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(outputs[path])) as loaded:
+        return dict(loaded)
+
+
+def test_outputs_are_those_declared(chapter):
+    assert set(chapter[2]) == OUTPUTS
+
+
+def test_graph_is_symmetric_and_its_features_are_the_recipes(chapter):
+    _, recipe, outputs = chapter
+    graph = arrays(outputs, "data/prepared/ch08/graph.npz")
+    assert len(graph["papers"]) == 7 * 260 and graph["train"].shape == (2, 140)
+    pairs = set(
+        zip(np.repeat(np.arange(1820), np.diff(graph["adjacency_indptr"])), graph["adjacency_indices"], strict=True)
+    )
+    assert all((second, first) in pairs and first != second for first, second in pairs)
+    paper_of = np.repeat(np.arange(1820), np.diff(graph["features_indptr"]))
+    totals = np.bincount(paper_of, graph["features_values"])
+    assert np.allclose(totals[totals > 0], 1) == (recipe == "tuned")
+
+
+@pytest.mark.parametrize("layer", TRAINED)
+def test_evaluation_reproduces_what_the_model_file_gives(chapter, layer):
+    _, recipe, outputs = chapter
+    graph = arrays(outputs, "data/prepared/ch08/graph.npz")
+    weights = load(outputs[f"data/models/ch08/{layer}.safetensors"])
+    name = {"tuned": "dense_mean", "book": "dense_sum"}[recipe] if layer == "dense" else layer
+    metrics = json.loads(outputs[f"metrics/ch08/{layer}.json"])
+    for group, key in (("public", "accuracy_mean"), ("random", "accuracy_random_split_mean")):
+        own = {n.removeprefix(f"{group}."): value for n, value in weights.items() if n.startswith(f"{group}.")}
+        built = build_graph(graph)
+        logits = best.predict(built, own, 0.2, 10) if layer == "best" else forward(name, built, own)
+        predicted = logits.argmax(dim=-1).numpy()  # (nodes, runs)
+        tests = graph["test"] if group == "random" else np.stack([graph["public_test"]] * 2)
+        right = [(predicted[nodes, run] == graph["labels"][nodes]).mean() for run, nodes in enumerate(tests)]
+        assert metrics[key] == pytest.approx(np.mean(right), abs=1e-6)
+    assert (metrics["runs"], metrics["splits"]) == (2, 2)
+
+
+def test_the_graph_helps_and_propagation_learns_nothing_by_chance(chapter):
+    _, recipe, outputs = chapter
+    if recipe == "book":
+        return
+    means = {layer: json.loads(outputs[f"metrics/ch08/{layer}.json"])["accuracy_mean"] for layer in ("gcn", "mlp")}
+    assert means["gcn"] > max(means["mlp"], 0.5)
+    assert json.loads(outputs["metrics/ch08/label_propagation.json"])["accuracy_mean"] > 0.5
+
+
+def test_mlflow_has_a_run_for_each_layer(chapter):
+    workspace, recipe, outputs = chapter
+    if recipe == "book":
+        return
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("ch08").experiment_id])
+    by_layer = {run.data.params["layer"].split("_")[0]: run for run in runs}
+    assert sorted(by_layer) == sorted(TRAINED)
+    for layer, run in by_layer.items():
+        metrics = json.loads(outputs[f"metrics/ch08/{layer}.json"])
+        assert {name: run.data.metrics[name] for name in metrics} == pytest.approx(metrics)
+        looks = 2 if layer == "best" else 4
+        assert len(client.get_metric_history(run.info.run_id, "public_val_accuracy")) == looks
+    assert len(client.list_artifacts(by_layer["gcn"].info.run_id, "figures")) == len(PLOTS)
+
+
+def test_predict_prints_a_paper(chapter, capsys):
+    workspace, _, outputs = chapter
+    paper = arrays(outputs, "data/prepared/ch08/graph.npz")["papers"][-1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace.path)
+        from stages.ch08_graphs import predict
+
+        for arguments, status in (([str(paper), "sage"], 0), (["1"], 1), ([], 2), (["a"], 2)):
+            patch.setattr("sys.argv", ["predict", *arguments])
+            assert predict.main() == status
+    printed = capsys.readouterr()
+    assert f"paper {paper}, sage, part of the public split: none" in printed.out
+    assert "Cora has no paper 1" in printed.err and "usage:" in printed.err
+
+
+def test_second_run_gives_the_same_bytes(chapter):
+    workspace, _, outputs = chapter
+    workspace.remove_outputs()
+    torch.manual_seed(123)  # what other code leaves behind plays no part
+    again = workspace.run("ch08", tracked=False)
+    assert [path for path in OUTPUTS if again[path] != outputs[path]] == []
+
+
+def test_relations_between_parameters(workspace, capsys):
+    for changes, problem in (
+        ({"heads": 3}, "ch08.tuned: hidden_size 16 must be a multiple of heads 3"),
+        ({"epochs": 7, "heads": 4}, "ch08.tuned: epochs 7 must be a multiple of validate_every 5"),
+    ):
+        workspace.set_parameters({f"ch08.tuned.{name}": value for name, value in changes.items()})
+        with pytest.raises(SystemExit) as end:
+            workspace.step("stages.ch08_graphs.preprocess")
+        assert end.value.code == 2
+        assert capsys.readouterr().err.strip() == f"params.yaml: {problem}"
