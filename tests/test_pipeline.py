@@ -448,7 +448,7 @@ SHARED = {
         "ch05_train ch05_evaluate "
         "ch06_generate ch06_train@* ch06_evaluate@* ch06_noise "
         "ch07_preprocess ch07_train ch07_evaluate "
-        "ch08_preprocess ch08_train@* ch08_evaluate",
+        "ch08_preprocess ch08_train@* ch08_evaluate ch08_tasks",
     ),
     "device": ("auto", "ch01_evaluate ch07_train ch07_evaluate"),
     "noise_level": (0.3, "ch06_generate ch06_evaluate@* ch06_plot"),
@@ -488,8 +488,8 @@ CHAPTERS = {
         "num_threads": (3, "train evaluate"),
     },
     "ch08": {
-        "recipe": ("book", "preprocess train@* evaluate plot"),
-        "num_threads": (3, "train@* evaluate"),
+        "recipe": ("book", "preprocess train@* evaluate tasks plot"),
+        "num_threads": (3, "train@* evaluate tasks"),
         "runs": (7, "train@* evaluate"),
         "splits": (7, "preprocess train@*"),
         "best_runs": (7, "train@*"),
@@ -634,6 +634,10 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "temperature": (0.123, "train@*"),
         "consistency": (1.23, "train@*"),
         "warm_up": (11, "train@*"),
+        "held_out_links": (0.123, "tasks"),
+        "motif_graphs": (77, "tasks"),
+        "motif_nodes": (7, "tasks"),
+        "task_epochs": (11, "tasks"),
     },
 }
 

@@ -130,7 +130,8 @@ def main() -> None:
         write_json(f"metrics/ch08/{layer}.json", {**summary(results), "runs": runs["public"], "splits": runs["random"]})
         kept |= {f"{layer}_{key}": values for key, values in results.items()}
     hidden = hidden_values("gcn", graph, layer_weights(group_weights(saved["gcn"], "public"), 1))
-    kept["embedding"] = embed(hidden[:, 0].numpy(), seed)
+    kept["hidden"] = hidden[:, 0].numpy()
+    kept["embedding"] = embed(kept["hidden"], seed)
     edges = graph.targets.matrix.col_indices(), graph.sources.matrix.col_indices()
     kept |= {"edge_targets": edges[0].numpy(), "edge_sources": edges[1].numpy()}
     kept["edge_attention"] = attention_of(graph, group_weights(saved["gat"], "public"), 0)

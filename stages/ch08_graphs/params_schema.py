@@ -36,6 +36,10 @@ class Recipe(Strict):
     temperature: Annotated[float, Field(gt=0, le=1)]
     consistency: NonNegativeFloat
     warm_up: PositiveInt
+    held_out_links: Annotated[float, Field(gt=0, lt=1)]
+    motif_graphs: Annotated[int, Field(ge=2, le=100_000)]
+    motif_nodes: Annotated[int, Field(ge=2, le=10_000)]
+    task_epochs: PositiveInt
 
     @model_validator(mode="after")
     def relations(self):

@@ -28,7 +28,7 @@ LABELS = {
     "gat": "GAT",
     "gin": "GIN",
     "cheb": "ChebNet",
-    "best": "best",
+    "best": "APPNP + agreement",
 }
 NEIGHBOURS_SHOWN = (5, 12)  # of the paper whose neighbourhood is drawn: few enough to tell apart
 
@@ -44,7 +44,7 @@ def plot_history(histories: Mapping[str, dict[str, list[float]]], every: int, pa
         epochs = every * np.arange(1, len(history["public_train_loss"]) + 1)
         left.plot(epochs, history["public_train_loss"], color=color, label=LABELS[layer])
         right.plot(epochs, history["public_val_accuracy"], color=color)
-    left.set(title="Loss on the 140 training papers", xlabel="epoch", ylabel="cross-entropy, with dropout")
+    left.set(title="Loss on the 140 training papers", xlabel="epoch", ylabel="loss, with dropout")
     right.set(title="Accuracy on the 500 validation papers", xlabel="epoch", ylabel="accuracy")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save_figure(figure, path)

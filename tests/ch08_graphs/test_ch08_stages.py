@@ -14,6 +14,7 @@ from stages.ch08_graphs.layers import build_graph, forward
 TRAINED = ("mlp", "dense", "gcn", "sage", "gat", "gin", "cheb", "best")
 PLOTS = ("training", "accuracy", "embedding", "confusion", "attention", "computation", "adjacency")
 RECIPE = {"hidden_size": 8, "heads": 2, "epochs": 20, "validate_every": 5, "best_hidden_size": 8, "best_epochs": 10}
+RECIPE |= {"motif_graphs": 20, "motif_nodes": 8, "task_epochs": 10}
 SMALL = {"ch08.runs": 2, "ch08.splits": 2}
 SMALL |= {f"ch08.{recipe}.{key}": value for recipe in ("tuned", "book") for key, value in RECIPE.items()}
 OUTPUTS = {
@@ -22,6 +23,9 @@ OUTPUTS = {
     "data/prepared/ch08/graph.npz",
     "data/evaluated/ch08/results.npz",
     "metrics/ch08/label_propagation.json",
+    "data/models/ch08/tasks.safetensors",
+    "metrics/ch08/tasks.json",
+    "metrics/history/ch08/tasks.csv",
     *(f"data/models/ch08/{layer}.safetensors" for layer in TRAINED),
     *(f"metrics/ch08/{layer}.json" for layer in TRAINED),
     *(f"metrics/history/ch08/{layer}.csv" for layer in TRAINED),
@@ -94,7 +98,9 @@ def test_mlflow_has_a_run_for_each_layer(chapter):
 
     client = mlflow.MlflowClient(f"sqlite:///{workspace.path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("ch08").experiment_id])
-    by_layer = {run.data.params["layer"].split("_")[0]: run for run in runs}
+    (tasks,) = [run for run in runs if "layer" not in run.data.params]
+    assert tasks.data.metrics["link_auc"] == json.loads(outputs["metrics/ch08/tasks.json"])["link_auc"]
+    by_layer = {run.data.params["layer"].split("_")[0]: run for run in runs if run != tasks}
     assert sorted(by_layer) == sorted(TRAINED)
     for layer, run in by_layer.items():
         metrics = json.loads(outputs[f"metrics/ch08/{layer}.json"])
@@ -102,6 +108,19 @@ def test_mlflow_has_a_run_for_each_layer(chapter):
         looks = 2 if layer == "best" else 4
         assert len(client.get_metric_history(run.info.run_id, "public_val_accuracy")) == looks
     assert len(client.list_artifacts(by_layer["gcn"].info.run_id, "figures")) == len(PLOTS)
+
+
+def test_tasks_have_their_numbers(chapter):
+    metrics = json.loads(chapter[2]["metrics/ch08/tasks.json"])
+    assert list(metrics) == [
+        "link_auc",
+        "cluster_nmi_hidden",
+        "cluster_nmi_words",
+        "graph_accuracy_sum",
+        "graph_accuracy_attention",
+    ]
+    assert all(0 <= value <= 1 for value in metrics.values())
+    assert len(chapter[2]["metrics/history/ch08/tasks.csv"].decode().splitlines()) == 11
 
 
 def test_predict_prints_a_paper(chapter, capsys):

@@ -1,0 +1,197 @@
+"""The other tasks that chapter 8 lists, each small: link prediction, clustering of nodes, classification of graphs.
+
+In: data/prepared/ch08/graph.npz, data/evaluated/ch08/results.npz, and graphs that are generated. Out:
+metrics/ch08/tasks.json, data/models/ch08/tasks.safetensors, metrics/history/ch08/tasks.csv, and a run in MLflow.
+
+Here PyTorch Geometric's own layers do the work.
+"""
+
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score, roc_auc_score
+from torch import nn
+from torch.nn import functional as F
+
+from stages.ch08_graphs.motifs import motif_graphs
+from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
+from stages.common.devices import set_up_torch
+from stages.common.files import placed, rounded, write_history, write_json
+from stages.common.params import declared_parameters
+from stages.common.progress import progress
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it still uses torch.jit
+    from torch_geometric.nn import GAE, GCNConv, GINConv
+    from torch_geometric.nn.aggr import AttentionalAggregation, SumAggregation
+
+MODEL = Path("data/models/ch08/tasks.safetensors")
+RESULTS = Path("data/evaluated/ch08/results.npz")
+
+
+class Encoder(nn.Module):
+    """Two graph convolutions (Kipf and Welling, 2016): words (nodes, words) to places (nodes, channels)."""
+
+    def __init__(self, words: int, hidden_size: int, channels: int):
+        super().__init__()
+        self.first, self.second = GCNConv(words, hidden_size), GCNConv(hidden_size, channels)
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x, edges)), edges)
+
+
+def split_edges(
+    edges: np.ndarray, nodes: int, held_out: float, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hold edges out, and draw as many pairs of nodes without an edge.
+
+    edges (2, edges): each once. Returns the edges to learn from (2, …), those held out (2, held), and pairs (2, held).
+    """
+    order = generator.permutation(edges.shape[1])
+    held = round(held_out * edges.shape[1])
+    known = {tuple(sorted(pair)) for pair in edges.T.tolist()}
+    pairs: list[tuple[int, int]] = []
+    while len(pairs) < held:
+        pair = tuple(sorted(generator.integers(nodes, size=2).tolist()))
+        if pair[0] != pair[1] and pair not in known:
+            known.add(pair)
+            pairs.append(pair)
+    return edges[:, order[held:]], edges[:, order[:held]], np.array(pairs).T
+
+
+def predict_links(
+    x: torch.Tensor, edges: np.ndarray, held_out: float, epochs: int, seed: int
+) -> tuple[float, list[float], dict[str, torch.Tensor]]:
+    """Train a graph autoencoder on part of the edges; return the AUC on those held out, the losses, and the weights.
+
+    An edge is as likely as the inner product of its ends' places says; in each epoch as many random pairs stand for
+    pairs without an edge.
+    """
+    nodes = len(x)
+    learned, held, apart = split_edges(edges, nodes, held_out, np.random.default_rng(seed))
+    torch.manual_seed(seed)
+    both = torch.from_numpy(np.concatenate([learned, learned[::-1]], axis=1))
+    model = GAE(Encoder(x.shape[1], 32, 16))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in progress(range(epochs), "ch08 links", lambda: f"loss {losses[-1]:.3f}"):
+        places = model.encode(x, both)
+        pairs = torch.randint(nodes, (2, learned.shape[1]))
+        loss = model.recon_loss(places, torch.from_numpy(learned), pairs)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        places = model.encode(x, both)
+        scores = [model.decode(places, torch.from_numpy(pairs)).numpy() for pairs in (held, apart)]
+    truth = np.repeat([1, 0], [len(part) for part in scores])
+    return float(roc_auc_score(truth, np.concatenate(scores))), losses, model.state_dict()
+
+
+def cluster_agreement(values: np.ndarray, labels: np.ndarray, seed: int) -> float:
+    """Cluster values (nodes, channels) by k-means into as many clusters as classes; return NMI with the labels."""
+    found = KMeans(len(SUBJECTS), n_init=10, random_state=seed).fit_predict(values)
+    return float(normalized_mutual_info_score(labels, found))
+
+
+class GraphClassifier(nn.Module):
+    """Three GIN layers, then all nodes of a graph pooled into one vector, then its class.
+
+    pooling: "sum", or "attention", a sum weighted by a softmax over the graph's nodes (Li et al., 2016).
+    """
+
+    def __init__(self, hidden_size: int, pooling: str):
+        super().__init__()
+        sizes = [1, hidden_size, hidden_size]
+        self.layers = nn.ModuleList(
+            GINConv(nn.Sequential(nn.Linear(size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, hidden_size)))
+            for size in sizes
+        )
+        self.pool = SumAggregation() if pooling == "sum" else AttentionalAggregation(nn.Linear(hidden_size, 1))
+        self.output = nn.Linear(hidden_size, 2)
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor, graph_of: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.relu(layer(x, edges))
+        return self.output(self.pool(x, graph_of))
+
+
+def classify_graphs(
+    graphs: int, nodes: int, pooling: str, epochs: int, seed: int
+) -> tuple[float, list[float], dict[str, torch.Tensor]]:
+    """Train on generated graphs, and return the accuracy on as many others, the losses, and the weights."""
+    generator = np.random.default_rng(seed)
+    train, test = (tuple(map(torch.from_numpy, motif_graphs(graphs, nodes, generator))) for _ in range(2))
+    torch.manual_seed(seed)
+    model = GraphClassifier(32, pooling)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    ones = torch.ones(len(train[1]), 1)  # the nodes bear nothing; the edges tell all
+    for _ in progress(range(epochs), f"ch08 graphs, {pooling}", lambda: f"loss {losses[-1]:.3f}"):
+        loss = F.cross_entropy(model(ones, *train[:2]), train[2])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        found = model(ones, *test[:2]).argmax(dim=1)
+    return (found == test[2]).double().mean().item(), losses, model.state_dict()
+
+
+def main() -> None:
+    parameters = declared_parameters("ch08_tasks")
+    recipe = parameters.ch08.active
+    seed, epochs = parameters.seed, recipe.task_epochs
+    set_up_torch(seed, parameters.ch08.num_threads)
+    started = time.time()
+    with np.load(GRAPH) as graph, np.load(RESULTS) as results:
+        arrays, hidden = dict(graph), results["hidden"]
+    rows = np.repeat(np.arange(len(arrays["papers"])), np.diff(arrays["adjacency_indptr"]))
+    edges = np.stack([rows, arrays["adjacency_indices"]]).astype(np.int64)
+    words = np.zeros(arrays["features_shape"], dtype=np.float32)
+    words[np.repeat(np.arange(len(words)), np.diff(arrays["features_indptr"])), arrays["features_indices"]] = arrays[
+        "features_values"
+    ]
+    once = edges[:, edges[0] < edges[1]]
+    auc, link_losses, link_weights = predict_links(torch.from_numpy(words), once, recipe.held_out_links, epochs, seed)
+    history, weights = {"link": link_losses}, {f"link.{name}": value for name, value in link_weights.items()}
+    metrics = {
+        "link_auc": auc,
+        "cluster_nmi_hidden": cluster_agreement(hidden, arrays["labels"], seed),
+        "cluster_nmi_words": cluster_agreement(words, arrays["labels"], seed),
+    }
+    for pooling in ("sum", "attention"):
+        options = (recipe.motif_graphs, recipe.motif_nodes, pooling, epochs, seed)
+        metrics[f"graph_accuracy_{pooling}"], losses, trained = classify_graphs(*options)
+        history[f"graphs_{pooling}"] = losses
+        weights |= {f"graphs_{pooling}.{name}": value for name, value in trained.items()}
+    with placed(MODEL) as path:
+        save_file(weights, path)
+    write_history("metrics/history/ch08/tasks.csv", history)
+    metrics = rounded(metrics)
+    write_json("metrics/ch08/tasks.json", metrics)
+
+    from stages.common.tracking import record_results, record_training
+
+    fixed = {"seed": seed, **parameters.ch08.select("recipe", "num_threads")}
+    options = recipe.select("held_out_links", "motif_graphs", "motif_nodes", "task_epochs")
+    record_training(
+        "ch08_tasks",
+        None,
+        MODEL,
+        parameters={**fixed, **options},
+        history=history,
+        datasets={"ch08_cora": Path(GRAPH)},
+        started=started,
+    )
+    record_results("ch08_tasks", MODEL, metrics=metrics)
+
+
+if __name__ == "__main__":
+    main()
