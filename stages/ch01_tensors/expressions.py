@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from stages.common.facts import raises
+
 TOLERANCE = 1e-6  # relative and absolute, of float32 against float64
 
 
@@ -107,15 +109,6 @@ INTEGER_FUNCTIONS = (
     *("mean", "min", "max", "argmin", "argmax"),
     *("sum", "prod", "median", "std", "var", "norm", "sort", "abs", "sqrt", "exp", "log", "sin", "cos", "tanh"),
 )
-
-
-def raises(action) -> str:
-    """Return the name of the exception that `action()` raises, "" if none."""
-    try:
-        action()
-    except Exception as error:
-        return type(error).__name__
-    return ""
 
 
 def named_arrays(seed: int) -> dict[str, np.ndarray]:

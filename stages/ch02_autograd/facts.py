@@ -1,20 +1,11 @@
 """What figs. 10 to 17 show about autograd, each as a statement that is computed and found true or false."""
 
-from collections.abc import Iterator
-
 import torch
 
-
-def raises(action) -> str:
-    """Return the name of the exception that `action()` raises, "" if none."""
-    try:
-        action()
-    except Exception as error:
-        return type(error).__name__
-    return ""
+from stages.common.facts import Facts, collected, raises
 
 
-def tracking() -> Iterator[tuple[str, str, bool]]:
+def tracking() -> Facts:
     """Figs. 10 and 11: who records a history. Yields (figure, statement, whether it holds), as do all below."""
     x, y = torch.randn(4, requires_grad=True), torch.randn(4)
     yield "10", "torch.randn(4, requires_grad=True).requires_grad is True", x.requires_grad
@@ -29,7 +20,7 @@ def tracking() -> Iterator[tuple[str, str, bool]]:
     yield "10", "a tensor of integers can't require a gradient: RuntimeError", refused == "RuntimeError"
 
 
-def gradients() -> Iterator[tuple[str, str, bool]]:
+def gradients() -> Facts:
     """Figs. 12 and 13: y = 2·dot(x, x), whose derivative is 4x."""
     x = torch.arange(6.0, requires_grad=True)
     yield "13", "x.grad is None before backward()", x.grad is None
@@ -43,7 +34,7 @@ def gradients() -> Iterator[tuple[str, str, bool]]:
     yield "13", "backward() a second time raises RuntimeError: the graph is freed", raises(y.backward) == "RuntimeError"
 
 
-def vector_jacobian_products() -> Iterator[tuple[str, str, bool]]:
+def vector_jacobian_products() -> Facts:
     """Fig. 14: y = 8x + 15 of five numbers."""
     x = torch.arange(5.0, requires_grad=True)
     y = x * 8 + 15
@@ -60,7 +51,7 @@ def vector_jacobian_products() -> Iterator[tuple[str, str, bool]]:
     yield "14", "backward(v) is vᵀJ for any v", torch.allclose(product, vector @ jacobian)
 
 
-def stopping() -> Iterator[tuple[str, str, bool]]:
+def stopping() -> Facts:
     """Figs. 15 and 16: three ways to stop recording."""
     a = torch.randn(2, 2, requires_grad=True)
     a.requires_grad_(False)
@@ -79,7 +70,7 @@ def stopping() -> Iterator[tuple[str, str, bool]]:
     yield "16", "behind no_grad() recording goes on", a.requires_grad and (a**2).requires_grad
 
 
-def accumulation() -> Iterator[tuple[str, str, bool]]:
+def accumulation() -> Facts:
     """Fig. 17: gradients add up until they are set to zero."""
     weights = torch.ones(4, requires_grad=True)
     for _ in range(2):
@@ -106,9 +97,4 @@ def accumulation() -> Iterator[tuple[str, str, bool]]:
 
 def all_facts() -> list[dict[str, str | bool]]:
     """Return every statement as {"figure", "statement", "holds"}; seed PyTorch before for the same random tensors."""
-    groups = (tracking, gradients, vector_jacobian_products, stopping, accumulation)
-    return [
-        {"figure": figure, "statement": statement, "holds": bool(holds)}
-        for group in groups
-        for figure, statement, holds in group()
-    ]
+    return collected((tracking, gradients, vector_jacobian_products, stopping, accumulation))

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -19,17 +18,7 @@ from stages.ch03_perceptrons.model import (
     parameter_count,
     sequential,
 )
-
-Facts = Iterator[tuple[str, str, bool]]  # figure or "text", statement, whether it holds
-
-
-def raises(action) -> str:
-    """Return the name of the exception that `action()` raises, "" if none."""
-    try:
-        action()
-    except Exception as error:
-        return type(error).__name__
-    return ""
+from stages.common.facts import Facts, collected, raises
 
 
 def activation_facts() -> Facts:
@@ -187,8 +176,4 @@ def all_facts() -> list[dict[str, str | bool]]:
         loss_facts,
         optimizer_facts,
     )
-    return [
-        {"figure": figure, "statement": statement, "holds": bool(holds)}
-        for group in groups
-        for figure, statement, holds in group()
-    ]
+    return collected(groups)

@@ -1,14 +1,11 @@
 """What chapter 5 shows and says of recurrent networks, computed and found true or false; cells beside PyTorch's."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
 from stages.ch05_recurrent_cells.cells import State, lstm_step, rnn_step, run_layer, run_layers
 from stages.ch05_recurrent_cells.model import LAYERS
-
-Facts = Iterator[tuple[str, str, bool]]  # figure or "text", statement, whether it holds
+from stages.common.facts import Facts, collected
 
 
 def split_states(cell: str, states: tuple[torch.Tensor, ...]) -> list[State]:
@@ -147,8 +144,4 @@ def gate_facts() -> Facts:
 
 def all_facts() -> list[dict[str, str | bool]]:
     """Return every statement as {"figure", "statement", "holds"}; seed PyTorch before for the same random tensors."""
-    return [
-        {"figure": figure, "statement": statement, "holds": bool(holds)}
-        for group in (shape_facts, unrolling_facts, time_facts, gate_facts)
-        for figure, statement, holds in group()
-    ]
+    return collected((shape_facts, unrolling_facts, time_facts, gate_facts))

@@ -14,13 +14,13 @@ from stages.ch01_tensors.expressions import (
     check_statements,
     equal,
     named_arrays,
-    raises,
     refused_integers,
     run_operations,
     view_shapes,
     written,
 )
 from stages.ch01_tensors.products import PRODUCTS, draw_matrices, operations
+from stages.common.facts import raises
 
 CPU = torch.device("cpu")
 

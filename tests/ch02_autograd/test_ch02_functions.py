@@ -15,10 +15,11 @@ from stages.ch02_autograd.evaluate import (
     printed,
     rows_equal,
 )
-from stages.ch02_autograd.facts import all_facts, raises
+from stages.ch02_autograd.facts import all_facts
 from stages.ch02_autograd.generate import line
 from stages.ch02_autograd.graph import example, walk
 from stages.ch02_autograd.train import descend_autograd, descend_func, descend_numpy, numpy_gradient
+from stages.common.facts import raises
 
 INPUTS, TARGETS = line(4, 3.0)
 
