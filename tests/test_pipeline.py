@@ -493,6 +493,9 @@ CHAPTERS = {
         "runs": (7, "train@* evaluate"),
         "splits": (7, "preprocess train@*"),
         "best_runs": (7, "train@*"),
+        "source": ("planetoid", "download"),
+        "batch_nodes": (7, "train@*"),
+        "fan_out": (7, "train@*"),
     },
 }
 
@@ -627,6 +630,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "best_hidden_size": (24, "train@*"),
         "best_epochs": (15, "train@*"),
         "best_learning_rate": (0.123, "train@*"),
+        "best_average_decay": (0.123, "train@*"),
         "samples": (3, "train@*"),
         "restart": (0.123, "train@* evaluate"),
         "hops": (7, "train@* evaluate"),

@@ -15,10 +15,23 @@ from stages.ch08_graphs.layers import Graph, Weights, keep_mask, layer_weights, 
 
 def propagate(graph: Graph, values: torch.Tensor, restart: float, hops: int) -> torch.Tensor:
     """Z ← (1 − α) Â Z + α H, `hops` times from Z = H: values H (nodes, …), α `restart`."""
-    spread = values
-    for _ in range(hops):
-        spread = (1 - restart) * (graph.normalized @ spread) + restart * values
-    return spread
+    return _Spread.apply(graph.normalized.matrix, values.flatten(1), restart, hops).view(values.shape)
+
+
+class _Spread(torch.autograd.Function):
+    """What `propagate` does, linear in H and symmetric, as Â is: the gradient spreads in the same way."""
+
+    @staticmethod
+    def forward(ctx, matrix: torch.Tensor, values: torch.Tensor, restart: float, hops: int) -> torch.Tensor:
+        ctx.matrix, ctx.options = matrix, (restart, hops)
+        spread = values
+        for _ in range(hops):
+            spread = torch.addmm(values, matrix, spread, beta=restart, alpha=1 - restart, out=torch.zeros_like(values))
+        return spread
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        return None, _Spread.apply(ctx.matrix, gradient.contiguous(), *ctx.options), None, None
 
 
 def predict(graph: Graph, weights: Weights, restart: float, hops: int) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Chapter 8, step 1: Cora, 2,708 papers on machine learning, the words in each and who cites whom.
 
 In: nothing but the network or `DATA_MIRROR`. Out: `data/raw/ch08/`, the papers (id, subject, 1,433 words as 0 or 1) and
-the citations (citing and cited id) as Parquet files: the graph of the book's `Planetoid(name='Cora')` (fig. 85).
+the citations (citing and cited id) as Parquet files: the graph of the book's `Planetoid(name='Cora')` (fig. 85), which
+`ch08.source: planetoid` takes from the very files that this class reads.
 
 The wheel that the files come in is only downloaded; nothing of it is installed or run.
 """
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 from stages.common.download import DataFile, PyPISource, run_step
+from stages.common.params import declared_parameters
 
 DESTINATION = Path("data/raw/ch08")
 PACKAGE = "graphdatascience==2.2"
@@ -30,6 +32,10 @@ FILES = [
 
 
 def main() -> int:
+    if declared_parameters("ch08_download").ch08.source == "planetoid":
+        from stages.ch08_graphs import planetoid
+
+        return planetoid.run(DESTINATION)
     return run_step(FILES, DESTINATION)
 
 

@@ -25,6 +25,7 @@ from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
 from stages.ch08_graphs.train import GROUPS, Parts, accuracies_at, at_nodes, layer_name, model_path, parts_of
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, rounded, write_json
+from stages.common.memory import keep_freed_memory
 from stages.common.params import declared_parameters
 
 RESULTS = "data/evaluated/ch08/results.npz"
@@ -88,7 +89,7 @@ def summary(results: dict[str, np.ndarray]) -> dict[str, float]:
 
 def embed(values: np.ndarray, seed: int) -> np.ndarray:
     """Lay values (nodes, channels) out in the plane by t-SNE (van der Maaten and Hinton, 2008): (nodes, 2)."""
-    return TSNE(init="pca", random_state=seed, n_jobs=1).fit_transform(values)
+    return TSNE(init="pca", max_iter=500, random_state=seed, n_jobs=1).fit_transform(values)
 
 
 def attention_of(graph: Graph, weights: Weights, run: int) -> np.ndarray:
@@ -105,6 +106,7 @@ def main() -> None:
     recipe = parameters.ch08.active
     seed = parameters.seed
     set_up_torch(seed, parameters.ch08.num_threads)
+    keep_freed_memory()
     with np.load(GRAPH) as loaded:
         arrays = dict(loaded)
     graph, labels = build_graph(arrays), torch.from_numpy(arrays["labels"])

@@ -13,11 +13,14 @@ at neighbours, which gives the same, since both are linear.
 
 import warnings
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Weights = dict[str, torch.Tensor]
 
@@ -30,6 +33,9 @@ class SparseMatrix:
 
         matrix = sparse.csr_matrix((values, indices, indptr), shape=tuple(shape))
         self.matrix, self.transpose = (self._tensor(part) for part in (matrix, matrix.T.tocsr()))
+        # Where each row holds a single 1, the product only picks rows.
+        picks = bool((np.diff(indptr) == 1).all() and (values == 1).all())
+        self.picked = torch.from_numpy(indices.astype(np.int64)) if picks else None
 
     @staticmethod
     def _tensor(matrix) -> torch.Tensor:
@@ -51,11 +57,19 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix: SparseMatrix, values: torch.Tensor) -> torch.Tensor:
         ctx.matrix = matrix
-        return matrix.matrix @ values
+        if matrix.picked is not None:
+            return values.index_select(0, matrix.picked)
+        return multiply(matrix.matrix, values)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):
-        return None, ctx.matrix.transpose @ gradient.contiguous()
+        return None, multiply(ctx.matrix.transpose, gradient.contiguous())
+
+
+def multiply(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return matrix @ values, a sparse matrix and a dense one, several times faster than `@`, which copies more."""
+    product = torch.zeros(len(matrix), values.shape[1])
+    return torch.addmm(product, matrix, values, beta=0, out=product)
 
 
 class Graph(NamedTuple):
@@ -80,19 +94,31 @@ class Graph(NamedTuple):
     incoming: SparseMatrix
 
 
-def build_graph(arrays: Mapping[str, np.ndarray]) -> Graph:
-    """Make the matrices of a Graph from what `preprocess` stored."""
+def stored_matrix(arrays: Mapping[str, np.ndarray], name: str) -> "sparse.csr_matrix":
+    """Return one of the sparse matrices that `preprocess` stored."""
     from scipy import sparse
 
-    def read(name: str) -> sparse.csr_matrix:
-        parts = (arrays[f"{name}_{part}"] for part in ("values", "indices", "indptr"))
-        return sparse.csr_matrix(tuple(parts), shape=tuple(arrays[f"{name}_shape"]))
+    parts = (arrays[f"{name}_{part}"] for part in ("values", "indices", "indptr"))
+    return sparse.csr_matrix(tuple(parts), shape=tuple(arrays[f"{name}_shape"]))
 
-    def scaled(matrix: sparse.csr_matrix, left: float, right: float) -> sparse.csr_matrix:
-        degrees = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1)
+
+def build_graph(arrays: Mapping[str, np.ndarray]) -> Graph:
+    """Make the matrices of a Graph from what `preprocess` stored."""
+    adjacency = stored_matrix(arrays, "adjacency")
+    return make_graph(stored_matrix(arrays, "features"), adjacency, np.diff(adjacency.indptr))
+
+
+def make_graph(features: "sparse.csr_matrix", adjacency: "sparse.csr_matrix", degrees: np.ndarray) -> Graph:
+    """Make the matrices of a Graph from the nodes' words, A, and each node's number of neighbours (nodes,).
+
+    In a part of a graph, rows of A may hold a sample of the neighbours, weighted so that they stand for all of them.
+    """
+    from scipy import sparse
+
+    def scaled(matrix: sparse.csr_matrix, degrees: np.ndarray, left: float, right: float) -> sparse.csr_matrix:
+        degrees = np.maximum(degrees, 1).astype(np.float64)
         return sparse.diags(degrees**left) @ matrix @ sparse.diags(degrees**right)
 
-    adjacency = read("adjacency")
     nodes = adjacency.shape[0]
     with_self = adjacency + sparse.eye(nodes)
     pairs = with_self.tocoo()
@@ -100,13 +126,13 @@ def build_graph(arrays: Mapping[str, np.ndarray]) -> Graph:
     targets = sparse.csr_matrix((ones, (edges, pairs.row)), shape=(pairs.nnz, nodes))
     sources = sparse.csr_matrix((ones, (edges, pairs.col)), shape=(pairs.nnz, nodes))
     matrices = {
-        "features": read("features"),
-        "normalized": read("normalized"),
+        "features": features,
+        "normalized": scaled(with_self, degrees + 1, -0.5, -0.5),
         "neighbours": adjacency,
         "with_self": with_self,
-        "mean": scaled(adjacency, -1, 0),
-        "mean_with_self": scaled(with_self, -1, 0),
-        "laplacian": -scaled(adjacency, -0.5, -0.5),
+        "mean": scaled(adjacency, degrees, -1, 0),
+        "mean_with_self": scaled(with_self, degrees + 1, -1, 0),
+        "laplacian": -scaled(adjacency, degrees, -0.5, -0.5),
         "sources": sources,
         "targets": targets,
         "incoming": targets.T,
@@ -175,8 +201,9 @@ def gat(graph: Graph, values: torch.Tensor | None, weights: Weights) -> torch.Te
     hidden = transform(graph, values, weights["weight"])  # (nodes, runs, heads·channels)
     hidden = hidden.unflatten(-1, (heads, channels))
     alphas = attention(graph, hidden, weights)  # (edges, runs, heads)
-    messages = (graph.sources @ hidden) * alphas[..., None]  # (edges, runs, heads, channels)
-    return (graph.incoming @ messages).flatten(-2) + weights["bias"]
+    # With the channels in front, what is multiplied lies side by side in memory: twice as fast.
+    messages = (graph.sources @ hidden.permute(0, 3, 1, 2)) * alphas[:, None]  # (edges, channels, runs, heads)
+    return (graph.incoming @ messages).permute(0, 2, 3, 1).flatten(-2) + weights["bias"]
 
 
 def attention(graph: Graph, hidden: torch.Tensor, weights: Weights) -> torch.Tensor:

@@ -29,6 +29,7 @@ class Recipe(Strict):
     best_hidden_size: PositiveInt
     best_epochs: PositiveInt
     best_learning_rate: PositiveFloat
+    best_average_decay: Fraction
     samples: Annotated[int, Field(ge=1, le=16)]
     restart: Annotated[float, Field(gt=0, lt=1)]
     hops: PositiveInt
@@ -57,5 +58,8 @@ class Graphs(Strict):
     runs: Runs
     splits: Runs
     best_runs: Runs
+    source: Literal["graphdatascience", "planetoid"]
+    batch_nodes: Annotated[int, Field(ge=0)]
+    fan_out: PositiveInt
     tuned: Recipe
     book: Recipe

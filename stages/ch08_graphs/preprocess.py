@@ -13,13 +13,16 @@ In: data/raw/ch08/*.parquet, stages/ch08_graphs/cora_public_split.json. Out: dat
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from stages.common.files import placed
 from stages.common.params import declared_parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RAW = Path("data/raw/ch08")
 PUBLIC_SPLIT = Path(__file__).with_name("cora_public_split.json")
@@ -37,9 +40,31 @@ SUBJECTS = (
 TRAIN_PER_CLASS, VALIDATION_NODES, TEST_NODES = 20, 500, 1000
 
 
-def read_papers(nodes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_papers(nodes: "pd.DataFrame") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ids (nodes,), subjects (nodes,) and words (nodes, words) of the table of papers."""
     return nodes["nodeId"].to_numpy(), nodes["subject"].to_numpy(), np.stack(nodes["features"].to_numpy())
+
+
+def check_graph(papers: np.ndarray, labels: np.ndarray, words: np.ndarray, citations: np.ndarray) -> None:
+    """Check papers (nodes,), labels (nodes,), words (nodes, words) and citations (citations, 2) before they are used.
+
+    Raises:
+        ValueError: with one line that names the first paper or citation that can't be right.
+    """
+    values, counts = np.unique(papers, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"paper {values[counts > 1][0]} is there {counts.max()} times")
+    if not np.isin(labels, range(len(SUBJECTS))).all():
+        node = np.flatnonzero(~np.isin(labels, range(len(SUBJECTS))))[0]
+        raise ValueError(f"paper {papers[node]}: subject {labels[node]} is none of 0 to {len(SUBJECTS) - 1}")
+    if not np.isfinite(words).all():
+        node = np.flatnonzero(~np.isfinite(words).all(axis=1))[0]
+        raise ValueError(f"paper {papers[node]}: word {np.flatnonzero(~np.isfinite(words[node]))[0]} is no number")
+    known = np.isin(citations, papers)
+    if not known.all():
+        citing, cited = citations[~known.all(axis=1)][0]
+        missing = citations[~known][0]
+        raise ValueError(f"citation of {cited} by {citing}: there is no paper {missing}")
 
 
 def adjacency_matrix(papers: np.ndarray, citations: np.ndarray) -> sparse.csr_matrix:
@@ -85,9 +110,31 @@ def random_split(labels: np.ndarray, generator: np.random.Generator) -> dict[str
     }
 
 
+def split_ids(nodes: "pd.DataFrame") -> dict[str, list[int]]:
+    """Return the papers of the public split under train, val and test.
+
+    Planetoid's files say it themselves, in a column `part`; beside the others it lies in cora_public_split.json.
+    """
+    if "part" in nodes:
+        return {part: nodes["nodeId"][nodes["part"] == part].tolist() for part in ("train", "val", "test")}
+    return json.loads(PUBLIC_SPLIT.read_text(encoding="utf-8"))
+
+
 def public_split(papers: np.ndarray, ids: dict[str, list[int]]) -> dict[str, np.ndarray]:
-    """Return the nodes of the public split, whose papers `ids` names under train, val and test."""
+    """Return the nodes of the public split, whose papers `ids` names under train, val and test.
+
+    Raises:
+        ValueError: with one line, if a paper stands in two parts or twice in one, or isn't in the graph.
+    """
     node_of = {paper: node for node, paper in enumerate(papers.tolist())}
+    part_of: dict[int, str] = {}
+    for part in ("train", "val", "test"):
+        for paper in ids[part]:
+            if paper not in node_of:
+                raise ValueError(f"public split, {part}: there is no paper {paper}")
+            if paper in part_of:
+                raise ValueError(f"public split: paper {paper} is in {part_of[paper]} and again in {part}")
+            part_of[paper] = part
     return {part: np.array([node_of[paper] for paper in ids[part]]) for part in ("train", "val", "test")}
 
 
@@ -104,12 +151,19 @@ def stored(name: str, matrix: sparse.csr_matrix) -> dict[str, np.ndarray]:
 
 def main() -> None:
     parameters = declared_parameters("ch08_preprocess")
-    papers, labels, words = read_papers(pd.read_parquet(RAW / "cora_nodes.parquet"))
+    import pandas as pd  # here, because every other step of the chapter imports this module
+
+    table = pd.read_parquet(RAW / "cora_nodes.parquet")
+    papers, labels, words = read_papers(table)
     citations = pd.read_parquet(RAW / "cora_rels.parquet")[["sourceNodeId", "targetNodeId"]].to_numpy()
+    try:
+        check_graph(papers, labels, words, citations)
+        public = public_split(papers, split_ids(table))
+    except ValueError as error:
+        raise SystemExit(f"error: {RAW.as_posix()}: {error}") from None
     adjacency = adjacency_matrix(papers, citations)
     generator = np.random.default_rng(parameters.seed)
     splits = [random_split(labels, generator) for _ in range(parameters.ch08.splits)]
-    public = public_split(papers, json.loads(PUBLIC_SPLIT.read_text(encoding="utf-8")))
     with placed(GRAPH) as path:
         np.savez(
             path,

@@ -9,7 +9,7 @@ metrics/history/ch08/<layer>.csv with the mean loss and validation accuracy, and
 import multiprocessing
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,13 @@ from safetensors.numpy import save_file
 from torch.nn import functional as F
 
 from stages.ch08_graphs import best
-from stages.ch08_graphs.layers import Graph, Weights, build_graph, forward, start_network, words_of
+from stages.ch08_graphs.layers import Graph, Weights, build_graph, forward, start_network, stored_matrix, words_of
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
+from stages.ch08_graphs.sampling import Source, batches
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, write_history
+from stages.common.memory import keep_freed_memory
+from stages.common.optimizers import Adam
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
 
@@ -93,9 +96,11 @@ def train(
     dropout: float,
     chosen_by: str,
     validate_every: int,
+    average_decay: float = 0.0,
     best_options: dict[str, float] | None = None,
+    draw: Callable[[], Iterable[tuple[Graph, torch.Tensor, torch.Tensor]]] | None = None,
 ) -> tuple[Weights, dict[str, list[float]]]:
-    """Train networks side by side with Adam on all their training nodes; return their weights and the history.
+    """Train networks side by side with Adam; return their weights and the history.
 
     Args:
         labels: (nodes,).
@@ -103,8 +108,12 @@ def train(
         decayed: "first": the first layer's weights only, as Kipf and Welling (2017) have it; or "all", as the book.
         chosen_by: "validation", the weights of the epoch that does best on a run's validation nodes, looked at every
             `validate_every` epochs; "last": those of the last.
+        average_decay: above 0, the weights that are validated and returned are not those of an epoch, but an average of
+            all until then, in which each further epoch back counts by this factor less.
         best_options: what best.losses_of takes beside the dropouts, and `warm_up`, the epochs in which the consistency
             rises to its full weight; for the layer "best" alone.
+        draw: gives an epoch's batches: a graph, its nodes' labels, and the nodes (runs, batch) that are trained on.
+            None: one batch, the whole graph and all training nodes.
 
     Returns:
         The chosen weights, and for every epoch looked at `train_loss` and `val_accuracy`, means over the runs.
@@ -114,51 +123,68 @@ def train(
     first = [value for name, value in weights.items() if name.startswith("1.") or decayed == "all"]
     rest = [value for name, value in weights.items() if not (name.startswith("1.") or decayed == "all")]
     groups = [{"params": first, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.Adam([group for group in groups if group["params"]], lr=learning_rate, fused=True)
+    optimizer = Adam([group for group in groups if group["params"]], lr=learning_rate, fused=True)
     best_options = dict(best_options or {})
     warm_up, consistency = best_options.pop("warm_up", 1), best_options.pop("consistency", 0.0)
+    # Without a decay, the very tensors that are trained.
+    averages = {name: value.detach().clone() for name, value in weights.items()} if average_decay else weights
     selection, history = Selection(weights), {"train_loss": [], "val_accuracy": []}
     for epoch in range(1, epochs + 1):
-        if layer == "best":
-            rise = min(1.0, epoch / warm_up)
-            losses = best.losses_of(
-                graph,
-                labels,
-                parts["train"],
-                weights,
-                generator,
-                input_dropout=input_dropout,
-                dropout=dropout,
-                consistency=rise * consistency,
-                **best_options,
-            )
-        else:
-            logits = forward(layer, graph, weights, input_dropout, dropout, generator)
-            losses = losses_at(logits, labels, parts["train"])
-        optimizer.zero_grad()
-        losses.sum().backward()  # of networks that share nothing: each gets the gradient of its own loss
-        optimizer.step()
+        for part, part_labels, nodes in draw() if draw else [(graph, labels, parts["train"])]:
+            if layer == "best":
+                rise = min(1.0, epoch / warm_up)
+                losses = best.losses_of(
+                    part,
+                    part_labels,
+                    nodes,
+                    weights,
+                    generator,
+                    input_dropout=input_dropout,
+                    dropout=dropout,
+                    consistency=rise * consistency,
+                    **best_options,
+                )
+            else:
+                logits = forward(layer, part, weights, input_dropout, dropout, generator)
+                losses = losses_at(logits, part_labels, nodes)
+            optimizer.zero_grad()
+            losses.sum().backward()  # of networks that share nothing: each gets the gradient of its own loss
+            optimizer.step()
+        if average_decay:
+            for name, value in weights.items():  # the first epochs' average is a plain one
+                averages[name].lerp_(value.detach(), max(1 - average_decay, 1 / epoch))
         if epoch % validate_every == 0:
             with torch.no_grad():
                 if layer == "best":
-                    logits = best.predict(graph, weights, best_options["restart"], best_options["hops"])
+                    logits = best.predict(graph, averages, best_options["restart"], best_options["hops"])
                 else:
-                    logits = forward(layer, graph, weights)
+                    logits = forward(layer, graph, averages)
             accuracies = accuracies_at(logits, labels, parts["val"])
             if chosen_by == "validation":
-                selection.offer(weights, accuracies, losses_at(logits, labels, parts["val"]))
+                selection.offer(averages, accuracies, losses_at(logits, labels, parts["val"]))
             history["train_loss"].append(losses.mean().item())
             history["val_accuracy"].append(accuracies.mean().item())
     chosen = (
-        selection.weights if chosen_by == "validation" else {name: value.detach() for name, value in weights.items()}
+        selection.weights if chosen_by == "validation" else {name: value.detach() for name, value in averages.items()}
     )
     return chosen, history
 
 
 def train_group(
-    group: str, layer: str, seed: int, runs: dict[str, int], hidden_size: int, heads: int, options: dict
+    group: str,
+    layer: str,
+    seed: int,
+    runs: dict[str, int],
+    hidden_size: int,
+    heads: int,
+    options: dict,
+    batch_nodes: int,
+    fan_out: int,
 ) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
-    """Train one group of networks in this process, on one thread; `runs`: group to how many."""
+    """Train one group of networks in this process, on one thread; `runs`: group to how many.
+
+    The network "best" needs neighbours ten steps away, all of Cora: it has no use for batches.
+    """
     with np.load(GRAPH) as loaded:
         arrays = dict(loaded)
     graph, labels = build_graph(arrays), torch.from_numpy(arrays["labels"])
@@ -166,6 +192,11 @@ def train_group(
     generator = torch.Generator().manual_seed(seed + GROUPS.index(group))
     sizes = (len(parts["train"]), words_of(graph), hidden_size, len(SUBJECTS), heads)
     weights = start_network("mlp" if layer == "best" else layer, *sizes, generator)
+    if batch_nodes and layer != "best":
+        source = Source(stored_matrix(arrays, "features"), stored_matrix(arrays, "adjacency"))
+        hops = 4 if layer == "cheb" else 2  # each of two layers looks one step far, or with its polynomials two
+        draw = partial(batches, source, labels, parts["train"], batch_nodes, fan_out, hops, generator)
+        options = {**options, "draw": draw}
     weights, history = train(layer, graph, labels, parts, weights, generator, **options)
     return {f"{group}.{name}": value.numpy() for name, value in weights.items()}, history
 
@@ -181,6 +212,7 @@ def main() -> None:
     recipe = parameters.ch08.active
     seed, num_threads = parameters.seed, parameters.ch08.num_threads
     set_up_torch(seed, num_threads=1)
+    keep_freed_memory()
     shape = recipe.select("hidden_size", "heads")
     options = recipe.select(
         "epochs",
@@ -195,21 +227,29 @@ def main() -> None:
     runs = {"public": parameters.ch08.runs, "random": parameters.ch08.splits}
     best_options = recipe.select("samples", "restart", "hops", "node_dropout", "temperature", "consistency", "warm_up")
     fewer, best_hidden_size = parameters.ch08.best_runs, recipe.best_hidden_size
-    best_epochs, best_rate = recipe.best_epochs, recipe.best_learning_rate
+    best_epochs, best_rate, best_decay = recipe.best_epochs, recipe.best_learning_rate, recipe.best_average_decay
     if layer == "best":
         runs = {group: min(count, fewer) for group, count in runs.items()}
         shape = {**shape, "hidden_size": best_hidden_size}
-        options |= {"epochs": best_epochs, "learning_rate": best_rate, "best_options": best_options}
+        options |= {"epochs": best_epochs, "learning_rate": best_rate, "average_decay": best_decay}
+        options["best_options"] = best_options
     started = time.time()
     name = layer_name(layer, recipe.dense_aggregation)
-    job = partial(train_group, layer=name, seed=seed, runs=runs, **shape, options=options)
+    sampling = parameters.ch08.select("batch_nodes", "fan_out")
+    job = partial(train_group, layer=name, seed=seed, runs=runs, **shape, options=options, **sampling)
     if num_threads == 1:
         results = [job(group) for group in progress(GROUPS, f"ch08 {layer}")]
     else:
         # A process for each group; a fork has PyTorch loaded already, but it is safe on Linux alone.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         with ProcessPoolExecutor(len(GROUPS), context, initializer=set_up_torch, initargs=(seed, 1)) as pool:
-            results = list(progress(pool.map(job, GROUPS), f"ch08 {layer}", total=len(GROUPS)))
+            trainings = pool.map(job, GROUPS)
+            # Meanwhile, since they take three seconds:
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+            import stages.common.tracking  # noqa: F401
+
+            results = list(progress(trainings, f"ch08 {layer}", total=len(GROUPS)))
     with placed(model_path(layer)) as path:
         save_file({key: value for weights, _ in results for key, value in weights.items()}, path)
     history = {
@@ -221,8 +261,7 @@ def main() -> None:
 
     from stages.common.tracking import record_training
 
-    shown = best_options if layer == "best" else {}
-
+    shown = best_options if layer == "best" else sampling
     fixed = {"seed": seed, "layer": name, **parameters.ch08.select("recipe", "num_threads"), **runs}
     record_training(
         "ch08_train",

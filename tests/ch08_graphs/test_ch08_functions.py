@@ -316,6 +316,21 @@ def test_validation_chooses_and_last_does_not():
     assert len(history["val_accuracy"]) == 20
 
 
+def test_averages_are_what_is_kept():
+    """With half as decay the weights of the last three epochs count 1/2, 1/4 and 1/4."""
+    graph, parts = small_graph(), {part: nodes[:1] for part, nodes in PARTS.items()}
+    start = start_network("mlp", 1, 3, 4, 7, 1, torch.Generator().manual_seed(0))
+    after = [
+        train("mlp", graph, LABELS, parts, copied(start), torch.Generator(), **options(epochs=epochs))[0]
+        for epochs in (1, 2, 3)
+    ]
+    settings = options(epochs=3, average_decay=0.5)
+    averages, _ = train("mlp", graph, LABELS, parts, copied(start), torch.Generator(), **settings)
+    for name, value in averages.items():
+        expected = after[0][name] / 4 + after[1][name] / 4 + after[2][name] / 2
+        assert torch.allclose(value, expected, atol=1e-6)
+
+
 def test_losses_and_accuracies_by_hand():
     logits = torch.zeros(5, 2, 7)
     logits[3, 0, 1] = logits[4, 0, 3] = 100.0  # the first run is right on node 3 and wrong on 4

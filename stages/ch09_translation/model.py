@@ -1,0 +1,290 @@
+"""The Transformer of chapter 9 (fig. 89), part by part, as Vaswani et al. (2017) describe it.
+
+Letters in the comments on shapes: B sentences in a batch, S tokens of the source, T tokens of the target, D the size of
+a token's vector (d_model), H heads of D/H numbers each, V words of the vocabulary.
+
+Masks are True where attention may look. A padded batch has its padding at the end of each sentence.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def padding_mask(tokens: torch.Tensor, pad: int) -> torch.Tensor:
+    """Return (B, 1, 1, S), True at the tokens (B, S) that are no padding: the same for every head and query."""
+    return (tokens != pad)[:, None, None, :]
+
+
+def causal_mask(length: int) -> torch.Tensor:
+    """Return (T, T), True where a position (row) may look: at itself and at those before it."""
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+class Embedding(nn.Module):
+    """A vector for each token, times √d_model (section 3.4): tokens (B, S) to (B, S, D)."""
+
+    def __init__(self, vocabulary: int, d_model: int):
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, d_model)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.table(tokens) * math.sqrt(self.table.embedding_dim)
+
+
+def sinusoids(length: int, d_model: int) -> torch.Tensor:
+    """Return (length, D): sin(p / 10000^(2i/D)) at the even places 2i of position p, the cosine at the odd ones.
+
+    Section 3.5. The angles are computed in double precision, which at position 5,000 still matters.
+    """
+    positions = torch.arange(length, dtype=torch.float64)[:, None]
+    rates = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
+    angles = positions * rates  # (length, D/2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :d_model].float()
+
+
+class PositionalEncoding(nn.Module):
+    """Adds to each token's vector that of its position: (B, S, D) to (B, S, D). Nothing here is learned."""
+
+    def __init__(self, longest: int, d_model: int, dropout: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("table", sinusoids(longest, d_model), persistent=False)
+
+    def forward(self, x: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """`first`: the position of the first token of x; in step-by-step decoding the others are known already.
+
+        Raises:
+            ValueError: for a sentence longer than the table.
+        """
+        if first + x.shape[1] > len(self.table):
+            raise ValueError(f"a sentence of {first + x.shape[1]} tokens; the network takes {len(self.table)}")
+        return self.dropout(x + self.table[first : first + x.shape[1]])
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(Q Kᵀ / √d) V (equation 1), written out: the reference for the fused function, and the attention's maps.
+
+    query (B, H, T, d), key and value (B, H, S, d), mask broadcastable to (B, H, T, S).
+    Returns the values (B, H, T, d) and the weights (B, H, T, S), which add up to 1 over S.
+    """
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = scores.softmax(dim=-1)
+    return weights @ value, weights
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of tokens that were seen already, each (B, H, S, D/H)."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+
+
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side over D/H numbers each, and one linear map of their results (section 3.2.2).
+
+    As in the book, the four maps have no bias.
+    """
+
+    def __init__(self, d_model: int, heads: int, dropout: float):
+        super().__init__()
+        if d_model % heads:
+            raise ValueError(f"d_model {d_model} must be a multiple of heads {heads}")
+        self.heads, self.dropout = heads, dropout
+        self.w_query = nn.Linear(d_model, d_model, bias=False)
+        self.w_key = nn.Linear(d_model, d_model, bias=False)
+        self.w_value = nn.Linear(d_model, d_model, bias=False)
+        self.w_o = nn.Linear(d_model, d_model, bias=False)
+        self.maps: torch.Tensor | None = None  # the last weights (B, H, T, S), where `keep_maps` asks for them
+        self.keep_maps = False
+
+    def split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, S, D) to (B, H, S, D/H)
+
+    def keys_and_values(self, x: torch.Tensor) -> KeyValue:
+        return KeyValue(self.split(self.w_key(x)), self.split(self.w_value(x)))
+
+    def forward(
+        self, x: torch.Tensor, seen: KeyValue, mask: torch.Tensor | None = None, causal: bool = False
+    ) -> torch.Tensor:
+        """Let x (B, T, D) look at what was `seen`; `causal`: the token at place t of x at the first t + 1 of them only.
+
+        The mask (broadcastable to (B, H, T, S)) and `causal` exclude each other.
+        """
+        query = self.split(self.w_query(x))
+        if self.keep_maps:
+            mask = causal_mask(x.shape[1]).to(x.device) if causal else mask
+            values, self.maps = attend(query, *seen, mask)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            values = F.scaled_dot_product_attention(query, *seen, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+        return self.w_o(values.transpose(1, 2).flatten(2))  # (B, H, T, D/H) to (B, T, D)
+
+
+class FeedForward(nn.Module):
+    """max(0, x W₁ + b₁) W₂ + b₂ at every position alike (equation 2): (B, S, D) to (B, S, D)."""
+
+    def __init__(self, d_model: int, d_ff: int, dropout: float):
+        super().__init__()
+        self.linear1 = nn.Linear(d_model, d_ff)
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(d_ff, d_model)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear2(self.dropout(torch.relu(self.linear1(x))))
+
+
+class Residual(nn.Module):
+    """x + dropout(part(norm(x))): what both stacks are made of.
+
+    The norm stands before the part, as in the book, where the paper has it behind the sum: deep stacks train more
+    easily so (Xiong et al., 2020). It is LayerNorm as published (Ba et al., 2016), the variance divided by D and ε
+    under the root; the book's divides by D − 1 and adds ε to the root.
+    """
+
+    def __init__(self, d_model: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, part) -> torch.Tensor:
+        return x + self.dropout(part(self.norm(x)))
+
+
+class EncoderLayer(nn.Module):
+    """Attention to the whole source, then the feed-forward network, each in a residual connection."""
+
+    def __init__(self, d_model: int, heads: int, d_ff: int, dropout: float):
+        super().__init__()
+        self.self_attention = MultiHeadAttention(d_model, heads, dropout)
+        self.feed_forward = FeedForward(d_model, d_ff, dropout)
+        self.residuals = nn.ModuleList(Residual(d_model, dropout) for _ in range(2))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = self.residuals[0](x, lambda y: self.self_attention(y, self.self_attention.keys_and_values(y), mask))
+        return self.residuals[1](x, self.feed_forward)
+
+
+class LayerCache(NamedTuple):
+    """What a decoder's layer keeps while it writes word by word: of the target so far, and of the source."""
+
+    target: KeyValue | None
+    source: KeyValue
+
+
+class DecoderLayer(nn.Module):
+    """Attention to the target so far, attention to the encoded source, then the feed-forward network."""
+
+    def __init__(self, d_model: int, heads: int, d_ff: int, dropout: float):
+        super().__init__()
+        self.self_attention = MultiHeadAttention(d_model, heads, dropout)
+        self.cross_attention = MultiHeadAttention(d_model, heads, dropout)
+        self.feed_forward = FeedForward(d_model, d_ff, dropout)
+        self.residuals = nn.ModuleList(Residual(d_model, dropout) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, memory: KeyValue, src_mask: torch.Tensor) -> torch.Tensor:
+        """All positions of x (B, T, D) at once, each seeing itself and those before it."""
+        x = self.residuals[0](x, lambda y: self.self_attention(y, self.self_attention.keys_and_values(y), causal=True))
+        x = self.residuals[1](x, lambda y: self.cross_attention(y, memory, src_mask))
+        return self.residuals[2](x, self.feed_forward)
+
+    def step(self, x: torch.Tensor, cache: LayerCache, src_mask: torch.Tensor) -> tuple[torch.Tensor, LayerCache]:
+        """The next position alone, x (B, 1, D); returns its result and the cache with this position in it."""
+        normed = self.residuals[0].norm(x)
+        new = self.self_attention.keys_and_values(normed)
+        if cache.target is not None:
+            new = KeyValue(*(torch.cat(pair, dim=2) for pair in zip(cache.target, new, strict=True)))
+        x = x + self.residuals[0].dropout(self.self_attention(normed, new))
+        x = self.residuals[1](x, lambda y: self.cross_attention(y, cache.source, src_mask))
+        return self.residuals[2](x, self.feed_forward), LayerCache(new, cache.source)
+
+
+class Transformer(nn.Module):
+    """Encoder, decoder and projection (fig. 89).
+
+    Args:
+        src_vocabulary, tgt_vocabulary: numbers of tokens.
+        layers: of the encoder, and as many of the decoder; 6 in the book.
+        longest: tokens of the longest sentence.
+        tied: whether the projection takes the target embedding's table as its weights (Press and Wolf, 2017); the
+            book's are apart.
+        pad: the token that fills a batch.
+    """
+
+    def __init__(
+        self,
+        src_vocabulary: int,
+        tgt_vocabulary: int,
+        d_model: int = 512,
+        layers: int = 6,
+        heads: int = 8,
+        d_ff: int = 2048,
+        dropout: float = 0.1,
+        longest: int = 350,
+        tied: bool = False,
+        pad: int = 1,
+    ):
+        super().__init__()
+        self.pad = pad
+        self.src_embedding, self.tgt_embedding = Embedding(src_vocabulary, d_model), Embedding(tgt_vocabulary, d_model)
+        self.positions = PositionalEncoding(longest, d_model, dropout)
+        shape = (d_model, heads, d_ff, dropout)
+        self.encoder = nn.ModuleList(EncoderLayer(*shape) for _ in range(layers))
+        self.encoder_norm = nn.LayerNorm(d_model)
+        self.decoder = nn.ModuleList(DecoderLayer(*shape) for _ in range(layers))
+        self.decoder_norm = nn.LayerNorm(d_model)
+        self.bias = nn.Parameter(torch.zeros(tgt_vocabulary))
+        self.weight = None if tied else nn.Parameter(torch.empty(tgt_vocabulary, d_model))
+        for parameter in self.parameters():  # as the book's build_transformer
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def encode(self, src: torch.Tensor, src_mask: torch.Tensor) -> torch.Tensor:
+        """Return the encoded source (B, S, D) of tokens (B, S)."""
+        x = self.positions(self.src_embedding(src))
+        for layer in self.encoder:
+            x = layer(x, src_mask)
+        return self.encoder_norm(x)
+
+    def decode(self, tgt: torch.Tensor, memory: torch.Tensor, src_mask: torch.Tensor) -> torch.Tensor:
+        """Return for tokens (B, T) what the next one is told from, (B, T, D); memory (B, S, D): the encoded source."""
+        x = self.positions(self.tgt_embedding(tgt))
+        for layer in self.decoder:
+            x = layer(x, layer.cross_attention.keys_and_values(memory), src_mask)
+        return self.decoder_norm(x)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (…, V) of the next token from (…, D)."""
+        weight = self.tgt_embedding.table.weight if self.weight is None else self.weight
+        return F.linear(x, weight, self.bias)
+
+    def forward(self, src: torch.Tensor, tgt: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, T, V) of the token after each of tgt (B, T), given src (B, S); both padded at the end."""
+        src_mask = padding_mask(src, self.pad)
+        return self.project(self.decode(tgt, self.encode(src, src_mask), src_mask))
+
+    def start(self, memory: torch.Tensor) -> list[LayerCache]:
+        """Return the caches of the layers before the first token: the keys and values of the source are all there."""
+        return [LayerCache(None, layer.cross_attention.keys_and_values(memory)) for layer in self.decoder]
+
+    def step(
+        self, tokens: torch.Tensor, place: int, caches: list[LayerCache], src_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, list[LayerCache]]:
+        """Return the logits (B, V) after one more token (B,) at position `place`, and the caches with it in them."""
+        x, after = self.positions(self.tgt_embedding(tokens[:, None]), place), []
+        for layer, cache in zip(self.decoder, caches, strict=True):
+            x, cache = layer.step(x, cache, src_mask)
+            after.append(cache)
+        return self.project(self.decoder_norm(x))[:, 0], after
+
+
+def reordered(caches: list[LayerCache], rows: torch.Tensor) -> list[LayerCache]:
+    """Return the caches of the sentences `rows` (any number of them, repeated or left out)."""
+    return [LayerCache(*(KeyValue(*(part[rows] for part in pair)) for pair in cache)) for cache in caches]

@@ -1,0 +1,105 @@
+"""Search for a translation: greedy and beam search over batches, with the keys and values of what is written kept.
+
+Both write one token at a time. Sentences that are finished leave the batch, so that the last long one is not searched
+for in the company of finished short ones.
+"""
+
+import torch
+
+from stages.ch09_translation.model import Transformer, padding_mask, reordered
+
+
+@torch.no_grad()
+def greedy(model: Transformer, src: torch.Tensor, first: int, last: int, longest: int) -> list[list[int]]:
+    """Return for each source (B, S) the tokens behind `first`, each the likeliest, up to `last` (left out).
+
+    Args:
+        first, last: the tokens that begin and end a sentence.
+        longest: tokens after which a sentence ends anyway.
+    """
+    src_mask = padding_mask(src, model.pad)
+    caches = model.start(model.encode(src, src_mask))
+    tokens = torch.full((len(src),), first, device=src.device)
+    found: list[list[int]] = [[] for _ in src]
+    active = list(range(len(src)))
+    for place in range(longest):
+        logits, caches = model.step(tokens, place, caches, src_mask)
+        tokens = logits.argmax(dim=-1)
+        keep = [row for row, token in enumerate(tokens.tolist()) if token != last]
+        for row in keep:
+            found[active[row]].append(int(tokens[row]))
+        if not keep:
+            break
+        if len(keep) < len(active):
+            rows = torch.tensor(keep, device=src.device)
+            tokens, src_mask, caches = tokens[rows], src_mask[rows], reordered(caches, rows)
+            active = [active[row] for row in keep]
+    return found
+
+
+@torch.no_grad()
+def beam_search(
+    model: Transformer, src: torch.Tensor, first: int, last: int, longest: int, beams: int, penalty: float = 1.0
+) -> list[list[int]]:
+    """Return for each source (B, S) the best of the sentences that a beam of width `beams` finds.
+
+    A sentence of n tokens, its end counted, is as good as the sum of their log-probabilities over n^penalty. The search
+    for a sentence ends when `beams` are finished, or no open one can become better than the best finished one.
+
+    Args:
+        first, last, longest: as in `greedy`; an open sentence that reaches `longest` counts as it stands.
+    """
+    count = len(src)
+    src_mask = padding_mask(src, model.pad)
+    caches = model.start(model.encode(src, src_mask))
+    written = torch.full((count, 1, 1), first, device=src.device)  # (sentences, open, tokens)
+    scores = torch.zeros(count, 1, device=src.device)  # (sentences, open)
+    finished: list[list[tuple[float, list[int]]]] = [[] for _ in range(count)]
+    active = list(range(count))
+    for place in range(longest):
+        width = scores.shape[1]
+        logits, caches = model.step(written[:, :, -1].flatten(), place, caches, src_mask)
+        shares = logits.float().log_softmax(dim=-1).view(len(active), width, -1)
+        totals = (scores[..., None] + shares).flatten(1)  # (sentences, open·V)
+        # Of 2·beams continuations at most `beams` end the sentence, so that `beams` open ones remain.
+        best, at = totals.topk(min(2 * beams, totals.shape[1]), dim=1)
+        parents, tokens = at // shares.shape[-1], at % shares.shape[-1]
+        keep, parents_kept, tokens_kept, scores_kept = [], [], [], []
+        for row, sentence in enumerate(active):
+            opened = []
+            for rank in range(best.shape[1]):
+                score, parent, token = float(best[row, rank]), int(parents[row, rank]), int(tokens[row, rank])
+                if score == -torch.inf:
+                    break
+                if token == last:
+                    if rank < beams:
+                        words = written[row, parent, 1:].tolist()
+                        finished[sentence].append((score / (len(words) + 1) ** penalty, words))
+                elif len(opened) < beams:
+                    opened.append((parent, token, score))
+            done = sorted(finished[sentence], reverse=True)
+            # A sum of log-probabilities only falls, and the longest is divided by most: no open one gets beyond this.
+            reachable = opened[0][2] / longest**penalty if opened else -torch.inf
+            if len(done) >= beams or (done and done[0][0] >= reachable):
+                continue
+            while len(opened) < beams:
+                opened.append((opened[0][0], opened[0][1], -torch.inf))
+            keep.append(row)
+            parents_kept.append([parent for parent, _, _ in opened])
+            tokens_kept.append([token for _, token, _ in opened])
+            scores_kept.append([score for _, _, score in opened])
+        if not keep:
+            active = []
+            break
+        chosen = torch.tensor(keep, device=src.device)
+        parents_kept = torch.tensor(parents_kept, device=src.device)
+        rows = (chosen[:, None] * width + parents_kept).flatten()
+        caches, src_mask = reordered(caches, rows), src_mask[rows]
+        written = written[chosen[:, None], parents_kept]  # (sentences, beams, tokens)
+        written = torch.cat([written, torch.tensor(tokens_kept, device=src.device)[..., None]], dim=2)
+        scores = torch.tensor(scores_kept, device=src.device)
+        active = [active[row] for row in keep]
+    for row, sentence in enumerate(active):  # those that never ended
+        words = written[row, 0, 1:].tolist()
+        finished[sentence].append((float(scores[row, 0]) / longest**penalty, words))
+    return [max(own)[1] for own in finished]

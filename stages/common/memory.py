@@ -1,0 +1,21 @@
+"""Memory that a program keeps for its next tensors in place of giving it back at once."""
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+LARGEST = 32 * 2**20  # bytes; glibc takes no larger M_MMAP_THRESHOLD
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's malloc keep what is freed, up to 2 GiB; elsewhere do nothing.
+
+    By default every tensor of some megabytes is mapped anew and unmapped when it is freed, so that each of its pages
+    faults once: where that is slow, as in many sandboxes, training spends a third of its time on it.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none
+        mallopt(M_MMAP_THRESHOLD, LARGEST)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,47 @@
+"""The optimizer without PyTorch's compiler is PyTorch's own."""
+
+import subprocess
+import sys
+
+import torch
+
+from stages.common.memory import keep_freed_memory
+from stages.common.optimizers import Adam
+
+
+def minimised(kind, **options) -> torch.Tensor:
+    torch.manual_seed(0)
+    values = torch.randn(50, requires_grad=True)
+    optimizer = kind([values], lr=0.1, weight_decay=0.01, **options)
+    for _ in range(20):
+        optimizer.zero_grad()
+        values.square().sum().backward()
+        optimizer.step()
+    return values.detach()
+
+
+def test_steps_are_the_same_to_the_last_bit():
+    for fused in (True, False):
+        assert torch.equal(minimised(Adam, fused=fused), minimised(torch.optim.Adam, fused=fused))
+
+
+def test_the_compiler_is_not_imported():
+    program = "\n".join(
+        [
+            "import sys, torch",
+            "from stages.common.optimizers import Adam",
+            "value = torch.ones(1, requires_grad=True)",
+            "optimizer = Adam([value], fused=True)",
+            "value.square().sum().backward()",
+            "optimizer.step()",
+            "optimizer.zero_grad()",
+            "sys.exit('torch._dynamo' in sys.modules)",
+        ]
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_keeping_memory_changes_no_value():
+    keep_freed_memory()
+    values = torch.arange(4_000_000.0)
+    assert (values + 1 - values).eq(1).all()
