@@ -156,3 +156,18 @@ def test_relations_between_parameters(workspace, capsys):
             workspace.step("stages.ch08_graphs.preprocess")
         assert end.value.code == 2
         assert capsys.readouterr().err.strip() == f"params.yaml: {problem}"
+
+
+def test_batches_of_sampled_neighbours_by_parameter(workspace):
+    """The same seed gives the same bytes, other ones than with the whole graph; the best network has no batches."""
+    workspace.write_cora()
+    files = {}
+    for batch_nodes in (0, 40, 40):
+        workspace.set_parameters({**SMALL, "ch08.batch_nodes": batch_nodes, "ch08.num_threads": 1})
+        workspace.step("stages.ch08_graphs.preprocess")
+        for layer in ("gcn", "best"):
+            workspace.step("stages.ch08_graphs.train", layer)
+            path = workspace.path / f"data/models/ch08/{layer}.safetensors"
+            files.setdefault(layer, []).append(path.read_bytes())
+    assert files["gcn"][0] != files["gcn"][1] == files["gcn"][2]
+    assert files["best"][0] == files["best"][1]
