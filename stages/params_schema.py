@@ -17,6 +17,7 @@ from stages.ch05_recurrent_cells.params_schema import RecurrentCells
 from stages.ch06_timeseries.params_schema import TimeSeries
 from stages.ch07_mnist.params_schema import Mnist
 from stages.ch08_graphs.params_schema import Graphs
+from stages.ch09_translation.params_schema import Translation
 from stages.common.params import PARAMS_FILE, ParametersError, checked_parameters, read_yaml, report
 from stages.common.schema import Strict
 
@@ -35,6 +36,7 @@ class Parameters(Strict):
     ch06: TimeSeries
     ch07: Mnist
     ch08: Graphs
+    ch09: Translation
 
 
 def first_problem(values: dict) -> str | None:

@@ -56,7 +56,8 @@ class Workspace:
                 if not name.startswith(f"{chapter}_") or name.endswith("_download"):
                     continue
                 for item in stage.get("matrix", {"": [""]}).popitem()[1]:
-                    _, _, module, *arguments = re.sub(r"\$\{item\.\w+\}", item, stage["cmd"]).split()
+                    command = re.sub(r"\$\{ch09\.launcher\}", "python -m", stage["cmd"])
+                    _, _, module, *arguments = re.sub(r"\$\{item\.\w+\}", item, command).split()
                     self.step(module, *arguments)
         return self.outputs()
 
@@ -119,6 +120,26 @@ class Workspace:
         pd.DataFrame(nodes).to_parquet(folder / "cora_nodes.parquet")
         ends = {"sourceNodeId": ids[pairs[:, 0]], "targetNodeId": ids[pairs[:, 1]], "relationshipType": "CITES"}
         pd.DataFrame(ends).to_parquet(folder / "cora_rels.parquet")
+
+    def write_translations(self) -> None:
+        """Write a wheel like Home Assistant's, with 15³ sentences of three words that translate word by word."""
+        import itertools
+        import json
+        import zipfile
+
+        syllables = ["ba", "do", "ki", "lu", "me", "no", "pa", "ri", "so", "tu", "va", "ze", "ga", "fo", "hi"]
+        cyrillic = dict(zip("abdefghiklmnoprstuvz", "абдефгхиклмнопрстувз", strict=True))
+        english, russian = {}, {}
+        for number, words in enumerate(itertools.product(syllables, repeat=3)):
+            words = [f"{word}{end}" for word, end in zip(words, ("n", "r", "s"), strict=True)]
+            english[f"key{number}"] = f"{words[0].capitalize()} {words[1]} {words[2]}."
+            russian[f"key{number}"] = english[f"key{number}"].lower().translate(str.maketrans(cyrillic)).capitalize()
+        folder = self.path / "data/raw/ch09"
+        folder.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(folder / "homeassistant.whl", "w") as archive:
+            for language, texts in {"en": english, "ru": russian}.items():
+                name = f"homeassistant/components/toy/translations/{language}.json"
+                archive.writestr(name, json.dumps({"state": texts}, ensure_ascii=False))
 
     def write_mnist(self, train: int = 240, test: int = 70) -> None:
         """Write IDX files of pictures that are easy to tell apart: a pattern a digit, shaded and with some noise."""

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from stages.book import LONG
 from stages.common.files import read_json
 from tests.conftest import ROOT
 
@@ -11,14 +12,21 @@ ROW = re.compile(r"^\|.*\| `(?P<file>ch[\w/]+\.json): (?P<key>\w+)` \| (?P<own>[
 MINIMUM_ROWS = 8
 
 
-def shown(value: float) -> str:
+def shown(value: float | None) -> str:
     """Write a number as the tables do: a share as four digits behind the point, a count as it is."""
+    if value is None:
+        return "–"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def measured(file: str, key: str) -> tuple[float, float]:
-    """Return a number of metrics/`file` and the same of metrics/book, where the variants of a chapter share a file."""
+def measured(file: str, key: str) -> tuple[float, float | None]:
+    """Return a number of metrics/`file` and the same of metrics/book, where the variants of a chapter share a file.
+
+    Of a chapter that `make book` leaves out, the second is None.
+    """
     chapter, _, variant = file.removesuffix(".json").partition("/")
+    if chapter in LONG and not (ROOT / f"metrics/book/{chapter}.json").exists():
+        return read_json(ROOT / "metrics" / file)[key], None
     book = read_json(ROOT / f"metrics/book/{chapter}.json")
     return read_json(ROOT / "metrics" / file)[key], (book[variant] if variant else book)[key]
 

@@ -33,7 +33,8 @@ needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git c
 
 def step_file(stage: str) -> Path:
     """Return the file of the module that the stage's command runs."""
-    module = re.fullmatch(r"python -m (stages(?:\.\w+)+)(?: \$\{item\.\w+\})*", STAGES[stage]["cmd"])[1]
+    command = STAGES[stage]["cmd"].replace("${ch09.launcher}", "python -m")
+    module = re.fullmatch(r"python -m (stages(?:\.\w+)+)(?: \$\{item\.\w+\})*", command)[1]
     return ROOT / f"{module.replace('.', '/')}.py"
 
 
@@ -448,9 +449,10 @@ SHARED = {
         "ch05_train ch05_evaluate "
         "ch06_generate ch06_train@* ch06_evaluate@* ch06_noise "
         "ch07_preprocess ch07_train ch07_evaluate "
-        "ch08_preprocess ch08_train@* ch08_evaluate ch08_tasks",
+        "ch08_preprocess ch08_train@* ch08_evaluate ch08_tasks "
+        "ch09_tokenize ch09_train ch09_evaluate",
     ),
-    "device": ("auto", "ch01_evaluate ch07_train ch07_evaluate"),
+    "device": ("auto", "ch01_evaluate ch07_train ch07_evaluate ch09_train ch09_evaluate"),
     "noise_level": (0.3, "ch06_generate ch06_evaluate@* ch06_plot"),
 }
 
@@ -496,6 +498,16 @@ CHAPTERS = {
         "source": ("planetoid", "download"),
         "batch_nodes": (7, "train@*"),
         "fan_out": (7, "train@*"),
+    },
+    "ch09": {
+        "recipe": ("book", "tokenize train"),
+        "corpus": ("opus_books", "download tokenize"),
+        "num_threads": (3, "train evaluate"),
+        "launcher": ("torchrun --nproc_per_node 2 -m", ""),  # no parameter of a stage, but part of a command
+        "val_share": (0.123, "tokenize"),
+        "test_share": (0.123, "tokenize"),
+        "beams": (7, "evaluate"),
+        "length_penalty": (0.5, "evaluate"),
     },
 }
 
@@ -643,6 +655,30 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "motif_nodes": (7, "tasks"),
         "task_epochs": (11, "tasks"),
     },
+    "ch09": {
+        "pairs": (77, "tokenize"),
+        "tokenizer": ("wordlevel", "tokenize"),
+        "vocabulary": (777, "tokenize"),
+        "min_frequency": (7, "tokenize"),
+        "longest": (77, "tokenize train"),
+        "d_model": (64, "train"),
+        "layers": (7, "train"),
+        "heads": (2, "train"),
+        "d_ff": (77, "train"),
+        "dropout": (0.123, "train"),
+        "tied": (False, "train"),
+        "cooccurrence": (False, "train"),
+        "epochs": (11, "train"),
+        "batch_pairs": (7, "train"),
+        "batch_tokens": (0, "train"),
+        "learning_rate": (0.123, "train"),
+        "schedule": ("constant", "train"),
+        "warmup": (0.123, "train"),
+        "label_smoothing": (0.123, "train"),
+        "clip_norm": (1.23, "train"),
+        "averaged_epochs": (2, "train"),
+        "precision": ("bfloat16", "train"),
+    },
 }
 
 
@@ -710,6 +746,9 @@ class Pipeline:
             self.edges = {(stage.addressing, dependency.addressing) for stage, dependency in repo.index.graph.edges}
             for stage, entries in repo.status().items():
                 for entry in entries:
+                    if entry == "changed command":
+                        readers.setdefault("changed command", set()).add(stage)
+                        continue
                     for parameter in dict(entry).get("changed deps", {}).get("params.yaml", {}):
                         readers.setdefault(parameter, set()).add(stage)
         return readers
@@ -737,7 +776,13 @@ def test_a_change_reruns_the_stages_that_read_it(pipeline):
     """All parameters at once, because DVC names for each stage the very keys that changed, and takes 1 s to do it."""
     rows = {name: row for name, row in reruns().items() if not name.endswith(".recipe")}
     readers = pipeline.readers({name: value for name, (value, _) in rows.items()})
+    assert readers.pop("changed command") == expanded("ch09_train")
     assert readers == {name: stages for name, (_, stages) in rows.items() if stages}
+
+
+def test_another_launcher_reruns_the_training_it_launches(pipeline):
+    readers = pipeline.readers({"ch09.launcher": "torchrun --nproc_per_node 2 -m"})
+    assert readers == {"changed command": expanded("ch09_train")}
 
 
 def test_another_recipe_reruns_the_stages_that_read_one(pipeline):

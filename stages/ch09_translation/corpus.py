@@ -49,6 +49,22 @@ def home_assistant_pairs(wheel: Path) -> list[Pair]:
     return pairs
 
 
+def opus_books_pairs(parquet: Path) -> list[Pair]:
+    """Return the sentences of the book's corpus, a column `translation` of {"en": …, "ru": …}.
+
+    Raises:
+        ValueError: with one line, for a file that is laid out otherwise.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(parquet, columns=["translation"])["translation"].to_pylist()
+        return [(row["en"], row["ru"]) for row in rows]
+    except (pyarrow.ArrowException, KeyError, TypeError) as error:
+        raise ValueError(f"{parquet}: no column translation of en and ru: {' '.join(str(error).split())}") from None
+
+
 def cleaned(text: str) -> str:
     """Return a text in Unicode's composed form, without control characters, its white space single blanks."""
     composed = unicodedata.normalize("NFC", text)

@@ -41,14 +41,15 @@ def too_long(src: Tokens, tgt: Tokens, longest: int) -> np.ndarray:
 
 
 def batch_numbers(
-    src: Tokens, tgt: Tokens, budget: int, generator: np.random.Generator | None = None
+    src: Tokens, tgt: Tokens, budget: int, generator: np.random.Generator | None = None, most: int = 0
 ) -> list[np.ndarray]:
     """Return the numbers of the pairs of each batch: sorted by length, cut where a batch would exceed its budget.
 
     Args:
-        budget: the most tokens of a batch, source and target together, padding and ends included. A pair that alone has
-            more is a batch of its own.
+        budget: the most tokens of a batch, source and target together, padding and ends included; 0: any number. A pair
+            that alone has more is a batch of its own.
         generator: shuffles pairs of the same length, and the batches; None leaves them sorted.
+        most: the most pairs of a batch; 0: any number.
     """
     lengths = np.array([(len(own) + 1, len(other) + 1) for own, other in zip(src, tgt, strict=True)]).reshape(-1, 2)
     order = np.arange(len(lengths)) if generator is None else generator.permutation(len(lengths))
@@ -58,7 +59,8 @@ def batch_numbers(
     start, widest = 0, np.zeros(2, dtype=np.int64)
     for place, number in enumerate(order):
         wider = np.maximum(widest, lengths[number])
-        if place > start and wider.sum() * (place - start + 1) > budget:
+        count = place - start + 1
+        if count > 1 and ((budget and wider.sum() * count > budget) or (most and count > most)):
             batches.append(order[start:place])
             start, wider = place, lengths[number]
         widest = wider

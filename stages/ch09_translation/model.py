@@ -38,7 +38,7 @@ class Embedding(nn.Module):
 def sinusoids(length: int, d_model: int) -> torch.Tensor:
     """Return (length, D): sin(p / 10000^(2i/D)) at the even places 2i of position p, the cosine at the odd ones.
 
-    Section 3.5. The angles are computed in double precision, which at position 5,000 still matters.
+    § 3.5. The angles are computed in double precision, which at position 5,000 still matters.
     """
     positions = torch.arange(length, dtype=torch.float64)[:, None]
     rates = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
@@ -245,6 +245,15 @@ class Transformer(nn.Module):
         for parameter in self.parameters():  # as the book's build_transformer
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        if tied:  # a table of logits must not begin with large ones: √d_model times a vector is of length √d_model
+            for embedding in (self.src_embedding, self.tgt_embedding):
+                nn.init.normal_(embedding.table.weight, std=d_model**-0.5)
+
+    @torch.no_grad()
+    def set_embeddings(self, src: torch.Tensor, tgt: torch.Tensor) -> None:
+        """Begin with these vectors of the tokens, (V, D) each."""
+        self.src_embedding.table.weight.copy_(src)
+        self.tgt_embedding.table.weight.copy_(tgt)
 
     def encode(self, src: torch.Tensor, src_mask: torch.Tensor) -> torch.Tensor:
         """Return the encoded source (B, S, D) of tokens (B, S)."""

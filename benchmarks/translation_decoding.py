@@ -1,0 +1,68 @@
+"""Greedy search by the chapter's program and by the pipeline: `python -m benchmarks.translation_decoding`.
+
+The chapter's encodes a sentence, padded to 350 tokens, and computes the whole decoder anew for every word, one sentence
+after another. The pipeline's has 64 sentences of similar length in a batch and keeps keys and values. Both run the same
+weights, of the book's size, and write the same words: a network that never ends a sentence writes as many as it may.
+
+Printed: sentences a second of each, taken in turn, and their ratio.
+"""
+
+import statistics
+import time
+
+import torch
+
+from stages.ch09_translation.dataset import padded
+from stages.ch09_translation.model import Transformer, padding_mask
+from stages.ch09_translation.search import greedy
+from stages.ch09_translation.tokens import FIRST, LAST, PAD
+from stages.common.devices import set_up_torch
+from stages.common.memory import keep_freed_memory
+
+VOCABULARY, LONGEST, WRITTEN = 8000, 350, 10  # tokens; Home Assistant's Russian texts have ten on average
+TURNS, SENTENCES_AT_ONCE = 3, 64
+
+
+@torch.no_grad()
+def one_by_one(model: Transformer, src: torch.Tensor, longest: int) -> list[int]:
+    """Return the tokens for one source (1, S) as the book's greedy_decode finds them (fig. 104)."""
+    padding = torch.full((1, LONGEST - src.shape[1]), PAD)
+    src = torch.cat([src, padding], dim=1)
+    src_mask = padding_mask(src, PAD)
+    memory = model.encode(src, src_mask)
+    tokens = torch.tensor([[FIRST]])
+    for _ in range(longest):
+        best = model.project(model.decode(tokens, memory, src_mask)[:, -1]).argmax(dim=-1)
+        if int(best) == LAST:
+            break
+        tokens = torch.cat([tokens, best[None]], dim=1)
+    return tokens[0, 1:].tolist()
+
+
+def main() -> None:
+    keep_freed_memory()
+    set_up_torch(0, 2)
+    model = Transformer(VOCABULARY, VOCABULARY, longest=LONGEST).eval()
+    with torch.no_grad():
+        model.bias[LAST] = -100.0
+    generator = torch.Generator().manual_seed(0)
+    sentences = torch.randint(4, VOCABULARY, (SENTENCES_AT_ONCE, 8), generator=generator).tolist()
+    batch = padded([[*tokens, LAST] for tokens in sentences])
+    plain, ours = [], []
+    for turn in range(TURNS):
+        started = time.perf_counter()
+        found = one_by_one(model, batch[turn : turn + 1], WRITTEN)
+        plain.append(1 / (time.perf_counter() - started))
+        started = time.perf_counter()
+        together = greedy(model, batch, FIRST, LAST, WRITTEN)
+        ours.append(len(batch) / (time.perf_counter() - started))
+        if together[turn] != found:
+            raise SystemExit("the two searches wrote different words")
+    ratios = [own / other for own, other in zip(ours, plain, strict=True)]
+    print(f"the chapter's   {statistics.median(plain):8.2f} sentences/s")
+    print(f"the pipeline's  {statistics.median(ours):8.2f} sentences/s")
+    print(f"ratio           {statistics.median(ratios):8.1f} (from {min(ratios):.1f} to {max(ratios):.1f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Translate the test texts of chapter 9 and compare with what people wrote.
+
+In: data/prepared/ch09/, data/models/ch09/transformer.safetensors. Out: metrics/ch09.json;
+data/evaluated/ch09/translations.json, of every test text its source, reference, translation, that of the memory, and
+the translation's chrF; data/evaluated/ch09/attention.npz, the attention of every head of the last layer to one source,
+and the first sinusoids.
+
+The book's program prints two of the validation sentences, blanks between all tokens, and computes its scores between
+such texts; here the scores are of plain texts, on sentences that nothing was chosen by.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.ch09_translation.dataset import batch_numbers, make_batch
+from stages.ch09_translation.memory import TranslationMemory
+from stages.ch09_translation.model import sinusoids
+from stages.ch09_translation.tokens import PAD
+from stages.ch09_translation.translator import Translator, attention_maps, load_translator
+from stages.common.devices import find_device, set_up_torch
+from stages.common.files import placed, read_json, rounded, write_json
+from stages.common.memory import keep_freed_memory
+from stages.common.params import declared_parameters
+
+CORPUS = Path("data/prepared/ch09/corpus")
+TOKENIZERS = Path("data/prepared/ch09/tokenizers.json")
+COUNTS = "data/prepared/ch09/counts.json"
+MODEL = Path("data/models/ch09/transformer.safetensors")
+TRANSLATIONS = "data/evaluated/ch09/translations.json"
+ATTENTION = "data/evaluated/ch09/attention.npz"
+TOKENS_PER_FORWARD = 4000
+POSITIONS_SHOWN = 100
+
+
+def scores(translations: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Return BLEU and chrF in percent, as sacrebleu has them, and the error rates of letters and words.
+
+    Where not one sequence of four words is right BLEU is 0, as without smoothing it is by its definition; sacrebleu's
+    default then assumes a part of one.
+
+    BLEU (Papineni et al., 2002) counts sequences of 1 to 4 words, chrF (Popović, 2015) of 1 to 6 letters. The error
+    rates are edit distances over the references' length, and can exceed 1.
+    """
+    from torchmetrics.functional.text import (
+        char_error_rate,
+        sacre_bleu_score,
+        word_error_rate,
+    )
+
+    listed = [[reference] for reference in references]
+    return {
+        "bleu": 100 * sacre_bleu_score(list(translations), listed).item(),
+        "chrf": chrf(translations, references),
+        "cer": char_error_rate(list(translations), list(references)).item(),
+        "wer": word_error_rate(list(translations), list(references)).item(),
+    }
+
+
+def chrf(translations: Sequence[str], references: Sequence[str], longest: int = 6, beta: float = 2.0) -> float:
+    """Return chrF in percent: the F-score of mean precision and mean recall of sequences of 1 to `longest` letters.
+
+    Blanks are left out. It is sacrebleu's chrF. torchmetrics' takes the mean of the F-scores instead, and counts the
+    sequences of a translation whose reference is too short to have any: some hundredths more or less.
+    """
+    found = np.zeros((longest, 3))  # (letters, (of the translations, of the references, of both))
+    for pair in zip(translations, references, strict=True):
+        texts = ["".join(text.split()) for text in pair]
+        for letters in range(1, longest + 1):
+            own, other = (
+                Counter(text[start : start + letters] for start in range(len(text) - letters + 1)) for text in texts
+            )
+            if other:
+                found[letters - 1] += own.total(), other.total(), (own & other).total()
+    found = found[(found[:, :2] > 0).all(axis=1)]
+    if not found[:, 2].any():
+        return 0.0
+    precision, recall = (found[:, 2] / found[:, 0]).mean(), (found[:, 2] / found[:, 1]).mean()
+    return float(100 * (1 + beta**2) * precision * recall / (beta**2 * precision + recall))
+
+
+@torch.no_grad()
+def token_accuracy(translator: Translator, sources: list[list[int]], targets: list[list[int]]) -> float:
+    """Return the share of the reference's tokens, ends included, that are the likeliest after those before them."""
+    right = total = 0
+    device = next(translator.model.parameters()).device
+    for numbers in batch_numbers(sources, targets, TOKENS_PER_FORWARD):
+        batch = make_batch([sources[number] for number in numbers], [targets[number] for number in numbers])
+        best = translator.model(batch.src.to(device), batch.tgt.to(device)).argmax(dim=-1).cpu()
+        labelled = batch.labels != PAD
+        right += int((best == batch.labels)[labelled].sum())
+        total += int(labelled.sum())
+    return right / total
+
+
+def measure(
+    sources: Sequence[str], references: Sequence[str], translations: Sequence[str], remembered: Sequence[str]
+) -> dict[str, float]:
+    """Return the scores of the translations, of the memory's texts, and of the sources taken for translations."""
+    exact = np.mean([own == other for own, other in zip(translations, references, strict=True)])
+    memory, copied = scores(remembered, references), scores(sources, references)
+    baselines = {"memory_bleu": memory["bleu"], "memory_chrf": memory["chrf"], "copy_bleu": copied["bleu"]}
+    return {**scores(translations, references), "exact_match": float(exact), **baselines}
+
+
+def main() -> int:
+    parameters = declared_parameters("ch09_evaluate")
+    keep_freed_memory()
+    set_up_torch(parameters.seed, parameters.ch09.num_threads)
+    try:
+        translator = load_translator(MODEL, TOKENIZERS, find_device(parameters.device))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+    import datasets
+
+    corpus = datasets.load_from_disk(str(CORPUS))
+    train, test = corpus["train"], corpus["test"]
+    sources, references = test["en"][:], test["ru"][:]
+    translations = translator.translate(sources, parameters.ch09.beams, parameters.ch09.length_penalty)
+    known, known_translations = train["en"][:], train["ru"][:]
+    remembered = [known_translations[number] for number in TranslationMemory(known).nearest(sources)]
+    metrics = measure(sources, references, translations, remembered)
+    fitting = [number for number, tokens in enumerate(test["tgt"][:]) if len(tokens) < translator.longest]
+    fitting = [number for number in fitting if len(translator.tokens(sources[number])) < translator.longest]
+    metrics["token_accuracy"] = token_accuracy(
+        translator, [test["src"][number] for number in fitting], [test["tgt"][number] for number in fitting]
+    )
+    counts = read_json(COUNTS)
+    counts.pop("digest")
+    write_json("metrics/ch09.json", {**rounded(metrics, 4), **counts})
+
+    by_text = [round(chrf([own], [other]), 2) for own, other in zip(translations, references, strict=True)]
+    rows = zip(sources, references, translations, remembered, by_text, strict=True)
+    names = ("source", "reference", "translation", "memory", "chrf")
+    write_json(TRANSLATIONS, {"texts": [dict(zip(names, row, strict=True)) for row in rows]})
+    shown = example_of(sources, translations, by_text)
+    maps, words, written = attention_maps(translator, sources[shown])
+    with placed(ATTENTION) as path:
+        d_model = translator.model.tgt_embedding.table.embedding_dim
+        np.savez(
+            path,
+            maps=maps,
+            words=np.array(words),
+            written=np.array(written),
+            positions=sinusoids(POSITIONS_SHOWN, d_model).numpy(),
+        )
+
+    from stages.common.tracking import record_results
+
+    record_results(
+        "ch09_evaluate",
+        MODEL,
+        {f"test_{name}": value for name, value in metrics.items()},
+        parameters.ch09.select("beams", "length_penalty"),
+    )
+    return 0
+
+
+def example_of(sources: Sequence[str], translations: Sequence[str], by_text: Sequence[float]) -> int:
+    """Return the number of the text whose attention is shown: the best translated of those of 5 to 8 words."""
+    suitable = [
+        number
+        for number, source in enumerate(sources)
+        if 5 <= len(source.split()) <= 8 and 4 <= len(translations[number].split()) <= 9
+    ]
+    return max(suitable or range(len(sources)), key=lambda number: (by_text[number], -number))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

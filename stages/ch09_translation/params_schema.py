@@ -1,0 +1,61 @@
+"""What the section ch09 of params.yaml may hold."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.common.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Recipe(Strict):
+    """One way through chapter 9."""
+
+    pairs: Count
+    tokenizer: Literal["wordlevel", "bpe"]
+    vocabulary: Annotated[int, Field(ge=300, le=200_000)]  # the 256 bytes of "bpe" and the special tokens are in it
+    min_frequency: PositiveInt
+    longest: Annotated[int, Field(ge=4, le=5000)]
+    d_model: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    d_ff: PositiveInt
+    dropout: Fraction
+    tied: bool
+    cooccurrence: bool
+    epochs: PositiveInt
+    batch_pairs: Count
+    batch_tokens: Count
+    learning_rate: PositiveFloat
+    schedule: Literal["linear", "constant"]
+    warmup: Fraction
+    label_smoothing: Fraction
+    clip_norm: NonNegativeFloat
+    averaged_epochs: Count
+    precision: Literal["auto", "float32", "bfloat16"]
+
+    @model_validator(mode="after")
+    def relations(self):
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model {self.d_model} must be a multiple of heads {self.heads}")
+        if bool(self.batch_pairs) == bool(self.batch_tokens):
+            raise ValueError(
+                f"batch_pairs {self.batch_pairs} and batch_tokens {self.batch_tokens}: one of them must be 0"
+            )
+        if self.averaged_epochs > self.epochs:
+            raise ValueError(f"averaged_epochs {self.averaged_epochs} must be at most epochs {self.epochs}")
+        return self
+
+
+class Translation(Strict):
+    recipe: Literal["tuned", "book"]
+    corpus: Literal["homeassistant", "opus_books"]
+    num_threads: Threads
+    launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( \S+)* -m$")]
+    val_share: Annotated[float, Field(gt=0, le=0.4)]
+    test_share: Annotated[float, Field(gt=0, le=0.4)]
+    beams: PositiveInt
+    length_penalty: NonNegativeFloat
+    tuned: Recipe
+    book: Recipe

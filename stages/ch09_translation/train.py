@@ -1,0 +1,291 @@
+"""Train the Transformer of chapter 9 (figs. 100 to 103).
+
+In: data/prepared/ch09/corpus. Out: data/models/ch09/transformer.safetensors, with the shape of the network and the hash
+of its tokenizers; metrics/history/ch09.csv with the loss of every epoch; and a run in MLflow. Every epoch leaves a
+checkpoint from which a killed training goes on.
+
+`ch09.launcher` starts it: in one process, or in several that share each batch and end with the same weights.
+"""
+
+import copy
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from stages.ch09_translation.cooccurrence import cooccurrence_vectors
+from stages.ch09_translation.dataset import Batch, Tokens, batch_numbers, make_batch
+from stages.ch09_translation.model import Transformer, padding_mask
+from stages.ch09_translation.tokens import PAD
+from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, with_prefix, without_prefix
+from stages.common.devices import find_device, set_up_torch
+from stages.common.files import file_hash, placed, read_json, write_history
+from stages.common.memory import keep_freed_memory
+from stages.common.optimizers import Adam
+from stages.common.params import declared_parameters
+from stages.common.progress import progress
+
+CORPUS = "data/prepared/ch09/corpus"
+TOKENIZERS = "data/prepared/ch09/tokenizers.json"
+COUNTS = "data/prepared/ch09/counts.json"
+MODEL = Path("data/models/ch09/transformer.safetensors")
+HISTORY = "metrics/history/ch09.csv"
+BETAS, EPSILON = (0.9, 0.98), 1e-9  # of Adam, as section 5.3 of the paper has them; the book's are the same but 0.98
+VALIDATION_TOKENS = 4000  # in a batch
+
+
+class Objective(nn.Module):
+    """The network together with its loss: what several processes run side by side."""
+
+    def __init__(self, model: Transformer):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, label_smoothing: float) -> torch.Tensor:
+        """Return the sum of the cross-entropy over the batch's labels (section 5.4); padding is left out of it.
+
+        Only the places that have a label are projected to the vocabulary: padding costs nothing there.
+        """
+        src_mask = padding_mask(batch.src, PAD)
+        states = self.model.decode(batch.tgt, self.model.encode(batch.src, src_mask), src_mask)  # (B, T, D)
+        labelled = batch.labels != PAD
+        logits = self.model.project(states[labelled])  # (labels, V)
+        smoothing = label_smoothing if self.training else 0.0
+        return F.cross_entropy(logits.float(), batch.labels[labelled], reduction="sum", label_smoothing=smoothing)
+
+
+def rate_share(done: float, schedule: str, warmup: float) -> float:
+    """Return the learning rate's share when the share `done` of the training is done.
+
+    It rises in `warmup`; then "linear" has it fall to 0, where the paper has 1/√step, and "constant" keeps it.
+    """
+    if done < warmup:
+        return done / warmup
+    return (1 - done) / (1 - warmup) if schedule == "linear" else 1.0
+
+
+def mixed_precision(precision: str, device: torch.device) -> str:
+    """Return accelerate's name for a precision; "auto" takes bfloat16 where the device multiplies it fast."""
+    if precision == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+        precision = "bfloat16" if fast else "float32"
+    return {"float32": "no", "bfloat16": "bf16"}[precision]
+
+
+def share_of(numbers: np.ndarray, rank: int, processes: int) -> np.ndarray:
+    """Return the pairs of a batch that process `rank` takes: every so many-th, so that all have some of each length."""
+    return numbers[rank::processes]
+
+
+class Trainer:
+    """A network in training, with all that is needed to go on with it after a break."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        accelerator: Accelerator,
+        learning_rate: float,
+        schedule: str,
+        warmup: float,
+        label_smoothing: float,
+        clip_norm: float,
+        averaged_epochs: int,
+    ):
+        self.model, self.accelerator = model, accelerator
+        self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
+        self.label_smoothing, self.clip_norm, self.averaged_epochs = label_smoothing, clip_norm, averaged_epochs
+        self.optimizer = Adam(model.parameters(), learning_rate, betas=BETAS, eps=EPSILON, fused=True)
+        self.objective, self.prepared = accelerator.prepare(Objective(model), self.optimizer)
+        self.history: dict[str, list[float]] = {}
+        self.best_loss = math.inf
+        self.best = copy.deepcopy(model.state_dict())
+        self.sum = {name: torch.zeros_like(value) for name, value in self.best.items()}
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.history.get("train_loss", []))
+
+    def batch(self, src: Tokens, tgt: Tokens, numbers: np.ndarray) -> Batch:
+        """Return this process's part of a batch on the device; of one too small for all, one pair without labels."""
+        own = share_of(numbers, self.accelerator.process_index, self.accelerator.num_processes)
+        taken = own if len(own) else numbers[:1]
+        batch = make_batch([src[number] for number in taken], [tgt[number] for number in taken])
+        if not len(own):
+            batch = batch._replace(labels=torch.full_like(batch.labels, PAD))
+        return Batch(*(part.to(self.accelerator.device) for part in batch))
+
+    def train_epoch(
+        self, src: Tokens, tgt: Tokens, epochs: int, batch_tokens: int, batch_pairs: int, seed: int
+    ) -> None:
+        """Go once through all pairs; adds the mean loss of a label, as optimised, to the history."""
+        # Seeded anew each epoch, so that a training that goes on after a break draws what it would have drawn.
+        torch.manual_seed(seed * 1_000_003 + self.epochs_done * 1009 + self.accelerator.process_index)
+        generator = np.random.default_rng([seed, self.epochs_done])
+        batches = batch_numbers(src, tgt, batch_tokens, generator, batch_pairs)
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        labels = 0
+        self.objective.train()
+        for place, numbers in enumerate(progress(batches, f"ch09 epoch {self.epochs_done + 1}/{epochs}")):
+            done = (self.epochs_done + (place + 1) / len(batches)) / epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate * rate_share(done, self.schedule, self.warmup)
+            count = sum(len(tgt[number]) + 1 for number in numbers)  # of the whole batch, in all processes
+            with self.accelerator.autocast():
+                loss = self.objective(self.batch(src, tgt, numbers), self.label_smoothing)
+            self.prepared.zero_grad()
+            # The processes' gradients are averaged, and are to add up.
+            self.accelerator.backward(loss * (self.accelerator.num_processes / count))
+            if self.clip_norm:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            self.prepared.step()
+            total += loss.detach()
+            labels += count
+        total = self.accelerator.reduce(total, "sum")
+        self.history.setdefault("train_loss", []).append(total.item() / labels)
+
+    @torch.no_grad()
+    def loss_on(self, src: Tokens, tgt: Tokens) -> float:
+        """Return the mean cross-entropy of a label, in nats, without label smoothing."""
+        self.objective.eval()
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        for numbers in batch_numbers(src, tgt, VALIDATION_TOKENS):
+            with self.accelerator.autocast():
+                total += self.objective(self.batch(src, tgt, numbers), 0.0)
+        return self.accelerator.reduce(total, "sum").item() / sum(len(tokens) + 1 for tokens in tgt)
+
+    def validate(self, src: Tokens, tgt: Tokens, epochs: int) -> None:
+        """Add the validation loss to the history, and keep the weights if it is the lowest so far.
+
+        After the last epoch the mean of the last epochs' weights is tried, too.
+        """
+        weights = self.model.state_dict()
+        if self.epochs_done > epochs - self.averaged_epochs:
+            for name, value in weights.items():
+                self.sum[name] += value
+        loss = self.loss_on(src, tgt)
+        self.history.setdefault("validation_loss", []).append(loss)
+        self.keep(loss)
+        if self.epochs_done == epochs and self.averaged_epochs > 1:
+            last = copy.deepcopy(weights)
+            self.model.load_state_dict({name: value / self.averaged_epochs for name, value in self.sum.items()})
+            self.keep(self.loss_on(src, tgt))
+            self.model.load_state_dict(last)
+
+    def keep(self, loss: float) -> None:
+        if loss < self.best_loss:
+            self.best_loss, self.best = loss, copy.deepcopy(self.model.state_dict())
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        tensors = {
+            **with_prefix("model", self.model.state_dict()),
+            **with_prefix("best", self.best),
+            **with_prefix("sum", self.sum),
+            **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
+        }
+        tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        checkpoint.save(tensors, {"history": self.history, "best_loss": self.best_loss})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from the checkpoint, if there is one."""
+        saved = checkpoint.load()
+        if saved is None:
+            return
+        tensors, state = saved
+        self.model.load_state_dict(without_prefix("model", tensors))
+        self.best, self.sum = without_prefix("best", tensors), without_prefix("sum", tensors)
+        restore_optimizer(self.optimizer, without_prefix("optimizer", tensors))
+        self.history, self.best_loss = state["history"], state["best_loss"]
+
+
+def start(device: torch.device, precision: str) -> Accelerator:
+    """Return accelerate's view of the processes that `ch09.launcher` started.
+
+    Raises:
+        SystemExit: with one line, if it doesn't see as many as were started.
+    """
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision(precision, device))
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise SystemExit(f"{started} processes were started, and accelerate sees {accelerator.num_processes}")
+    return accelerator
+
+
+def main() -> None:
+    parameters = declared_parameters("ch09_train")
+    recipe = parameters.ch09.active
+    keep_freed_memory()
+    # Several processes on one machine share its threads.
+    threads = max(1, parameters.ch09.num_threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    set_up_torch(parameters.seed, threads)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a help in finding errors, for a twentieth of the time
+    accelerator = start(find_device(parameters.device), recipe.precision)
+
+    import datasets
+
+    corpus = datasets.load_from_disk(CORPUS)
+    parts = {part: (corpus[part]["src"][:], corpus[part]["tgt"][:]) for part in ("train", "val")}
+    counts = read_json(COUNTS)
+    shape = {
+        **recipe.select("d_model", "layers", "heads", "d_ff", "dropout", "tied", "longest"),
+        "src_vocabulary": counts["src_vocabulary"],
+        "tgt_vocabulary": counts["tgt_vocabulary"],
+    }
+    model = Transformer(**shape, pad=PAD)
+    if recipe.cooccurrence:
+        vectors = cooccurrence_vectors(
+            *parts["train"], shape["src_vocabulary"], shape["tgt_vocabulary"], shape["d_model"], parameters.seed
+        )
+        model.set_embeddings(*map(torch.from_numpy, vectors))
+    model = model.to(accelerator.device)
+    optimization = recipe.select(
+        "learning_rate", "schedule", "warmup", "label_smoothing", "clip_norm", "averaged_epochs"
+    )
+    batching = recipe.select("epochs", "batch_tokens", "batch_pairs")
+    trainer = Trainer(model, accelerator, **optimization)
+    checkpoint = Checkpoint(f"ch09_train-{accelerator.num_processes}", parameters.fingerprint())
+    trainer.restore(checkpoint)
+    started = time.time()
+    while trainer.epochs_done < recipe.epochs:
+        trainer.train_epoch(*parts["train"], seed=parameters.seed, **batching)
+        trainer.validate(*parts["val"], recipe.epochs)
+        if accelerator.is_main_process:
+            trainer.save(checkpoint)
+        accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        # One metadata key: with more of them the bytes vary from process to process.
+        tokenizers = file_hash(TOKENIZERS, "sha256")
+        made_of = {"shape": shape, "tokenizers": tokenizers}
+        metadata = {"translator": json.dumps(made_of)}
+        with placed(MODEL) as path:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in trainer.best.items()}, path, metadata)
+        write_history(HISTORY, trainer.history)
+
+        from stages.common.tracking import record_training
+
+        fixed = {**parameters.select("seed", "device"), **parameters.ch09.select("recipe", "num_threads")}
+        record_training(
+            "ch09_train",
+            None,
+            MODEL,
+            parameters={**fixed, **shape, **optimization, **batching, "processes": accelerator.num_processes},
+            history=trainer.history,
+            datasets={"ch09_train": next(Path(CORPUS, "train").glob("*.arrow"))},
+            started=started,
+        )
+        checkpoint.remove()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

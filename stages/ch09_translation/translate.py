@@ -1,0 +1,87 @@
+"""Translate English to Russian with the network of chapter 9: `python -m stages.ch09_translation.translate "text"`.
+
+In: data/models/ch09/transformer.safetensors and data/prepared/ch09/ (of `dvc repro ch09_train`); texts as arguments,
+from a file, or from standard input, a line each. Out: a line for each on standard output; remarks on standard error.
+It is no stage.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from stages.ch09_translation.translator import Translator, attention_maps, load_translator
+
+TOKENIZERS = Path("data/prepared/ch09/tokenizers.json")
+MODEL = Path("data/models/ch09/transformer.safetensors")
+
+
+def lines_of(source: str) -> list[str]:
+    """Return the lines of a file in UTF-8, or of standard input for "-".
+
+    Raises:
+        ValueError: with one line, for bytes that are no UTF-8.
+    """
+    content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    try:
+        return content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        name = "standard input" if source == "-" else source
+        raise ValueError(f"{name}: not UTF-8 text: byte {error.start} is {content[error.start]:#04x}") from None
+
+
+def remarks(translator: Translator, text: str, number: int) -> list[str]:
+    """Return what a reader of the translation should know, a line each."""
+    lines = []
+    unknown = translator.unknown_words(text)
+    if unknown:
+        lines.append(f"text {number}: {unknown} words are not in the vocabulary")
+    pieces = len(translator.pieces(text))
+    if pieces > 1:
+        lines.append(f"text {number}: translated in {pieces} pieces, of fewer than {translator.longest} tokens each")
+    return lines
+
+
+def arguments(values: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.ch09_translation.translate", description="English to Russian"
+    )
+    parser.add_argument("text", nargs="*", help="texts to translate; without any, they are read from standard input")
+    parser.add_argument("--file", metavar="PATH", help="a text file in UTF-8, a text each line; - is standard input")
+    parser.add_argument("--beam", type=int, default=4, metavar="N", help="width of the search; 1 is greedy (default 4)")
+    parser.add_argument("--penalty", type=float, default=1.0, help="exponent of the length by which scores are divided")
+    parser.add_argument("--attention", metavar="PNG", help="draw the last layer's attention to the first text")
+    parsed = parser.parse_args(values)
+    if not 1 <= parsed.beam <= 64:
+        parser.error(f"--beam {parsed.beam}: must be from 1 to 64")
+    if parsed.text and parsed.file:
+        parser.error("give texts or --file, not both")
+    return parsed
+
+
+def main() -> int:
+    options = arguments(sys.argv[1:])
+    if not (MODEL.exists() and TOKENIZERS.exists()):
+        print("nothing is trained yet: first run dvc repro ch09_train", file=sys.stderr)
+        return 1
+    try:
+        texts = options.text or lines_of(options.file or "-")
+        translator = load_translator(MODEL, TOKENIZERS, torch.device("cpu"))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for number, text in enumerate(texts, start=1):
+        for line in remarks(translator, text, number):
+            print(line, file=sys.stderr)
+    for translation in translator.translate(texts, options.beam, options.penalty):
+        print(translation)
+    if options.attention and texts:
+        from stages.ch09_translation.plot import plot_attention
+
+        plot_attention(*attention_maps(translator, texts[0]), Path(options.attention))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""Chapter 9 as dvc.yaml runs it, small: what comes out, that it can translate, the same bytes again.
+
+Killed while it trains, it goes on to the same bytes; in two processes, it learns as in one.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import sacrebleu
+import torch
+from accelerate.state import AcceleratorState
+
+from stages.ch09_translation import train
+from stages.ch09_translation.corpus import sameness
+from stages.ch09_translation.evaluate import scores, token_accuracy
+from stages.ch09_translation.train import Trainer, mixed_precision, rate_share
+from stages.ch09_translation.translator import load_translator
+
+SMALL = {
+    "ch09.tuned.vocabulary": 320,
+    "ch09.tuned.d_model": 32,
+    "ch09.tuned.layers": 1,
+    "ch09.tuned.d_ff": 64,
+    "ch09.tuned.epochs": 3,
+    "ch09.tuned.batch_tokens": 1000,
+    "ch09.tuned.learning_rate": 0.01,
+    "ch09.tuned.averaged_epochs": 2,
+    "ch09.beams": 2,
+    "ch09.book.pairs": 200,
+    "ch09.book.d_model": 16,
+    "ch09.book.layers": 1,
+    "ch09.book.heads": 2,
+    "ch09.book.d_ff": 16,
+    "ch09.book.epochs": 1,
+}
+CORPUS = "data/prepared/ch09/corpus"
+MODEL, TOKENIZERS = "data/models/ch09/transformer.safetensors", "data/prepared/ch09/tokenizers.json"
+HISTORY = "metrics/history/ch09.csv"
+OUTPUTS = {
+    "data/raw/ch09/homeassistant.whl",
+    f"{CORPUS}/dataset_dict.json",
+    *(
+        f"{CORPUS}/{part}/{file}"
+        for part in ("train", "val", "test")
+        for file in ("data-00000-of-00001.arrow", "dataset_info.json", "state.json")
+    ),
+    TOKENIZERS,
+    "data/prepared/ch09/counts.json",
+    MODEL,
+    "data/evaluated/ch09/translations.json",
+    "data/evaluated/ch09/attention.npz",
+    "metrics/ch09.json",
+    HISTORY,
+    *(
+        f"metrics/plots/ch09/{name}.png"
+        for name in ("attention", "bleu_by_length", "learning_curves", "positional_encoding", "translations")
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=["tuned", "book"])
+def chapter(open_workspace, request):
+    """(workspace, recipe, outputs) after a whole run of the chapter."""
+    with open_workspace({**SMALL, "ch09.recipe": request.param}) as workspace:
+        workspace.write_translations()
+        AcceleratorState._reset_state(True)
+        yield workspace, request.param, workspace.run("ch09", tracked=request.param == "tuned")
+
+
+def test_outputs_are_those_declared_and_no_checkpoint_is_left(chapter):
+    workspace, _, outputs = chapter
+    assert set(outputs) == OUTPUTS
+    assert list((workspace.path / ".checkpoints").iterdir()) == []
+
+
+def test_no_test_text_was_trained_on_and_none_is_lost(chapter):
+    workspace, recipe, outputs = chapter
+    corpus = datasets.load_from_disk(str(workspace.path / CORPUS))
+    seen = {sameness(text) for part in ("train", "val") for text in corpus[part]["en"]}
+    assert not seen & {sameness(text) for text in corpus["test"]["en"]}
+    counts = json.loads(outputs["data/prepared/ch09/counts.json"])
+    assert counts["unique_pairs"] == counts["read_pairs"] == 15**3
+    if recipe == "tuned":
+        assert sum(counts[f"{part}_pairs"] for part in ("train", "val", "test")) == 15**3
+    else:
+        assert counts["train_pairs"] == 200
+
+
+def test_metrics_reproduce_what_the_model_file_gives(chapter):
+    workspace, _, outputs = chapter
+    metrics = json.loads(outputs["metrics/ch09.json"])
+    texts = json.loads(outputs["data/evaluated/ch09/translations.json"])["texts"]
+    translator = load_translator(workspace.path / MODEL, workspace.path / TOKENIZERS, torch.device("cpu"))
+    found = translator.translate([text["source"] for text in texts], beams=2)
+    assert found == [text["translation"] for text in texts]
+    references = [text["reference"] for text in texts]
+    assert metrics["bleu"] == pytest.approx(
+        sacrebleu.corpus_bleu(found, [references], smooth_method="none").score, abs=0.01
+    )
+    assert metrics["chrf"] == pytest.approx(sacrebleu.corpus_chrf(found, [references]).score, abs=0.01)
+    memory = [text["memory"] for text in texts]
+    assert metrics["memory_bleu"] == pytest.approx(
+        sacrebleu.corpus_bleu(memory, [references], smooth_method="none").score, abs=0.01
+    )
+    assert metrics["memory_chrf"] == pytest.approx(sacrebleu.corpus_chrf(memory, [references]).score, abs=0.01)
+    assert metrics["exact_match"] == pytest.approx(np.mean([a == b for a, b in zip(found, references)]), abs=1e-4)  # noqa: B905
+    test = datasets.load_from_disk(str(workspace.path / CORPUS))["test"]
+    share = token_accuracy(translator, test["src"][:], test["tgt"][:])
+    assert metrics["token_accuracy"] == pytest.approx(share, abs=1e-4)
+
+
+def test_the_tuned_network_learns_words_that_the_memory_does_not_have(chapter):
+    _, recipe, outputs = chapter
+    metrics = json.loads(outputs["metrics/ch09.json"])
+    if recipe == "tuned":
+        assert metrics["token_accuracy"] > 0.9
+        assert metrics["chrf"] > metrics["memory_chrf"] + 5
+
+
+def test_attention_is_of_every_head_and_adds_up_to_one(chapter):
+    _, recipe, outputs = chapter
+    import io
+
+    with np.load(io.BytesIO(outputs["data/evaluated/ch09/attention.npz"])) as arrays:
+        maps, words, written = arrays["maps"], arrays["words"], arrays["written"]
+    assert maps.shape == ({"tuned": 4, "book": 2}[recipe], len(written), len(words))
+    np.testing.assert_allclose(maps.sum(axis=2), 1, atol=1e-5)
+    assert words[-1] == written[-1] == "■"
+
+
+def test_second_run_gives_the_same_bytes(chapter):
+    workspace, _, outputs = chapter
+    workspace.remove_outputs()
+    again = workspace.run("ch09", tracked=False)
+    assert [path for path in OUTPUTS if again[path] != outputs[path]] == []
+
+
+# Kill and resume; several processes.
+
+
+def run_training(*command: str, **variables: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.fixture(scope="module")
+def prepared(open_workspace):
+    """A workspace in which the texts are tokenized."""
+    with open_workspace({**SMALL, "ch09.tuned.learning_rate": 0.002}) as workspace:
+        workspace.write_translations()
+        workspace.step("stages.ch09_translation.tokenize")
+        yield workspace
+
+
+def test_killed_training_goes_on_to_the_same_bytes(prepared):
+    command = [sys.executable, "-m", "stages.ch09_translation.train"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(Path(".checkpoints").glob("ch09_train-1-*")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not Path(MODEL).exists()
+    run = run_training(*command)
+    assert run.returncode == 0, run.stderr
+    resumed = Path(MODEL).read_bytes(), Path(HISTORY).read_bytes()
+    assert not list(Path(".checkpoints").iterdir())
+    Path(MODEL).unlink()
+    run = run_training(*command)
+    assert run.returncode == 0, run.stderr
+    assert (Path(MODEL).read_bytes(), Path(HISTORY).read_bytes()) == resumed
+
+
+def test_two_processes_learn_as_one(prepared):
+    """The same loss curve with the same batches, shared; without dropout, which each process draws by itself."""
+
+    def history() -> np.ndarray:
+        return np.loadtxt(HISTORY, delimiter=",", skiprows=1)[:, 1:]
+
+    run = run_training(sys.executable, "-m", "stages.ch09_translation.train")
+    assert run.returncode == 0, run.stderr
+    alone = history()
+    Path(HISTORY).unlink()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    run = run_training(*launcher, "stages.ch09_translation.train")
+    assert run.returncode == 0, run.stderr
+    np.testing.assert_allclose(history(), alone, atol=1e-4)
+
+
+def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(train, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    with pytest.raises(SystemExit) as error:
+        train.start(torch.device("cpu"), "float32")
+    assert str(error.value) == "2 processes were started, and accelerate sees 1"
+
+
+# Parts of the training
+
+
+def test_schedules():
+    assert [rate_share(done, "linear", 0.5) for done in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0, 0.5, 1, 0.5, 0]
+    assert [rate_share(done, "constant", 0.0) for done in (0.0, 0.5, 1.0)] == [1, 1, 1]
+
+
+def test_precision_is_by_parameter():
+    cpu = torch.device("cpu")
+    assert (mixed_precision("float32", cpu), mixed_precision("bfloat16", cpu)) == ("no", "bf16")
+    assert mixed_precision("auto", cpu) in ("no", "bf16")
+
+
+def test_scores_are_sacrebleus():
+    translations = ["Кошка сидит на окне в доме.", "Собака, которая лает!", "нет", "", "и"]
+    references = ["Кошка сидит на окне в дому.", "Собака лает.", "нет", "Да", "или так"]
+    found = scores(translations, references)
+    assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(translations, [references]).score, abs=0.01)
+    assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(translations, [references]).score, abs=0.01)
+
+
+def test_error_rates_are_edits_over_the_references_length():
+    found = scores(["один два три", "да"], ["один два", "да да"])
+    assert found["wer"] == pytest.approx(2 / 4)
+    assert found["cer"] == pytest.approx((4 + 3) / (8 + 5))
+
+
+def test_trainer_keeps_the_mean_of_the_last_epochs_if_it_is_better(monkeypatch):
+    from accelerate import Accelerator
+
+    from stages.ch09_translation.model import Transformer
+
+    AcceleratorState._reset_state(True)
+    model = Transformer(9, 9, d_model=8, layers=1, heads=2, d_ff=8, longest=9)
+    trainer = Trainer(model, Accelerator(cpu=True), 0.01, "linear", 0.0, 0.1, 1.0, averaged_epochs=2)
+    losses = iter([3.0, 2.0, 2.5, 1.0])
+    monkeypatch.setattr(trainer, "loss_on", lambda *_: next(losses))
+    bias = model.bias
+    for epoch, value in enumerate([5.0, 1.0, 3.0], start=1):
+        trainer.history.setdefault("train_loss", []).append(float(epoch))
+        with torch.no_grad():
+            bias.fill_(value)
+        trainer.validate([], [], epochs=3)
+    assert trainer.history["validation_loss"] == [3.0, 2.0, 2.5]
+    assert trainer.best_loss == 1.0
+    assert trainer.best["bias"].tolist() == [2.0] * 9  # the mean of 1 and 3
+    assert bias.tolist() == [3.0] * 9
