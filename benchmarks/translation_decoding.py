@@ -1,10 +1,12 @@
 """Greedy search by the chapter's program and by the pipeline: `python -m benchmarks.translation_decoding`.
 
 The chapter's encodes a sentence, padded to 350 tokens, and computes the whole decoder anew for every word, one sentence
-after another. The pipeline's has 64 sentences of similar length in a batch and keeps keys and values. Both run the same
-weights, of the book's size, and write the same words: a network that never ends a sentence writes as many as it may.
+after another, its attention written out. The pipeline's has many sentences of similar length in a batch and keeps keys
+and values. Both run the same weights, of the book's size, in float32, and write the same words: a network that never
+ends a sentence writes as many as it may.
 
-Printed: sentences a second of each, taken in turn, and their ratio.
+Printed: sentences a second of each, taken in turn, and their ratio; the operations of a sentence in each, and the ratio
+that the rate of a large matrix product would give ours beside the chapter's as it is.
 """
 
 import statistics
@@ -12,15 +14,18 @@ import time
 
 import torch
 
+from benchmarks.translation_training import matrix_rate
 from stages.ch09_translation.dataset import padded
-from stages.ch09_translation.model import Transformer, padding_mask
+from stages.ch09_translation.model import MultiHeadAttention, Transformer, padding_mask
 from stages.ch09_translation.search import greedy
 from stages.ch09_translation.tokens import FIRST, LAST, PAD
+from stages.ch09_translation.translator import SENTENCES
 from stages.common.devices import set_up_torch
 from stages.common.memory import keep_freed_memory
 
 VOCABULARY, LONGEST, WRITTEN = 8000, 350, 10  # tokens; Home Assistant's Russian texts have ten on average
-TURNS, SENTENCES_AT_ONCE = 3, 64
+READ = 9  # tokens of a source, its end counted
+TURNS = 5
 
 
 @torch.no_grad()
@@ -39,6 +44,20 @@ def one_by_one(model: Transformer, src: torch.Tensor, longest: int) -> list[int]
     return tokens[0, 1:].tolist()
 
 
+def set_written_out(model: Transformer, written_out: bool) -> None:
+    """Have the attention computed as the chapter's program does, or by the fused function."""
+    for module in model.modules():
+        if isinstance(module, MultiHeadAttention):
+            module.keep_maps = written_out
+
+
+def weights_met(model: Transformer) -> tuple[int, int, int, int]:
+    """Return how many weights a token meets: of the source in the encoder, and in the decoder; of the target; to V."""
+    of_stack = [sum(w.numel() for w in stack.parameters() if w.ndim > 1) for stack in (model.encoder, model.decoder)]
+    of_source = 2 * len(model.decoder) * model.decoder[0].cross_attention.w_key.weight.numel()
+    return of_stack[0], of_source, of_stack[1] - of_source, model.weight.numel()
+
+
 def main() -> None:
     keep_freed_memory()
     set_up_torch(0, 2)
@@ -46,22 +65,32 @@ def main() -> None:
     with torch.no_grad():
         model.bias[LAST] = -100.0
     generator = torch.Generator().manual_seed(0)
-    sentences = torch.randint(4, VOCABULARY, (SENTENCES_AT_ONCE, 8), generator=generator).tolist()
+    sentences = torch.randint(4, VOCABULARY, (SENTENCES, READ - 1), generator=generator).tolist()
     batch = padded([[*tokens, LAST] for tokens in sentences])
-    plain, ours = [], []
-    for turn in range(TURNS):
+    plain, ours, rates = [], [], []
+    for turn in range(TURNS + 1):
+        set_written_out(model, True)
         started = time.perf_counter()
         found = one_by_one(model, batch[turn : turn + 1], WRITTEN)
         plain.append(1 / (time.perf_counter() - started))
+        set_written_out(model, False)
         started = time.perf_counter()
         together = greedy(model, batch, FIRST, LAST, WRITTEN)
         ours.append(len(batch) / (time.perf_counter() - started))
+        rates.append(matrix_rate(torch.float32))
         if together[turn] != found:
             raise SystemExit("the two searches wrote different words")
+    plain, ours = plain[1:], ours[1:]  # the first turn warms up
     ratios = [own / other for own, other in zip(ours, plain, strict=True)]
-    print(f"the chapter's   {statistics.median(plain):8.2f} sentences/s")
-    print(f"the pipeline's  {statistics.median(ours):8.2f} sentences/s")
+    encoder, of_source, of_target, projection = weights_met(model)
+    growing = WRITTEN * (WRITTEN + 1) // 2  # positions of the target that are computed again and again
+    of_plain = 2 * (LONGEST * (encoder + WRITTEN * of_source) + growing * of_target + WRITTEN * projection)
+    of_ours = 2 * (READ * (encoder + of_source) + WRITTEN * (of_target + projection))
+    rate = statistics.median(rates)
+    print(f"the chapter's   {statistics.median(plain):8.2f} sentences/s, {of_plain / 1e9:6.2f} GFLOP each")
+    print(f"the pipeline's  {statistics.median(ours):8.2f} sentences/s, {of_ours / 1e9:6.2f} GFLOP each")
     print(f"ratio           {statistics.median(ratios):8.1f} (from {min(ratios):.1f} to {max(ratios):.1f})")
+    print(f"with all of a matrix product's {rate / 1e9:.0f} GFLOP/s: {rate / of_ours / statistics.median(plain):.0f}")
 
 
 if __name__ == "__main__":

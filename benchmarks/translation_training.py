@@ -3,16 +3,17 @@
 The chapter's takes 8 sentences, padded to 350 tokens each, attention written out, in float32. The pipeline's takes
 batches of sentences of similar length by number of tokens, fused attention, bfloat16 where the processor has it, and
 projects to the vocabulary only where a label stands. Both train the same network (N = 6, d_model = 512, h = 8,
-d_ff = 2048) on Home Assistant's texts in random order.
+d_ff = 2048) on Home Assistant's texts in random order, each in a process of its own, taking turns.
 
-Printed: real tokens a second of each (padding is not counted), taken in turn; their ratio; the share of the rate that a
-large matrix product has on this machine; peak memory.
+Printed: real tokens a second of each (padding is not counted); their ratio; the share of the rate that a large matrix
+product has on this machine, and the ratio that all of that rate would give; peak memory of each.
 """
 
+import multiprocessing
 import resource
 import statistics
 import time
-from types import SimpleNamespace
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ from stages.common.memory import keep_freed_memory
 from stages.common.optimizers import Adam
 
 LONGEST, PAIRS = 350, 8  # of the book's batches
-BATCH_TOKENS, STEPS, TURNS = 3000, 6, 2
+BATCH_TOKENS, STEPS, TURNS = 3000, 6, 3
+THREADS = 2
 
 
 def padded_to(tensor: torch.Tensor, length: int) -> torch.Tensor:
@@ -67,61 +69,93 @@ def operations(model: Transformer, src_tokens: int, tgt_tokens: int) -> float:
     return 6 * (src_tokens * (encoder + of_source) + tgt_tokens * (decoder - of_source + projection))
 
 
-def main() -> None:
+def corpus() -> tuple[list, list, Transformer]:
+    """Return the training texts' tokens on both sides, and a new network for them."""
     import datasets
-    from accelerate import Accelerator
 
-    keep_freed_memory()
-    set_up_torch(0, 2)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    train = datasets.load_from_disk(CORPUS)["train"]
-    src, tgt = train["src"][:], train["tgt"][:]
-    counts = read_json(COUNTS)
-    shape = {"src_vocabulary": counts["src_vocabulary"], "tgt_vocabulary": counts["tgt_vocabulary"]}
-    precision = mixed_precision("auto", torch.device("cpu"))
-    accelerator = Accelerator(cpu=True, mixed_precision=precision)
-    model = Transformer(**shape, longest=LONGEST)
-    trainer = Trainer(model, accelerator, 1e-4, "constant", 0.0, 0.1, 0.0, 0)
-    plain = Transformer(**shape, longest=LONGEST).train()
-    plain_optimizer = Adam(plain.parameters(), 1e-4, eps=1e-9)
-    for module in plain.modules():
+    train, counts = datasets.load_from_disk(CORPUS)["train"], read_json(COUNTS)
+    set_up_torch(0, THREADS)
+    model = Transformer(counts["src_vocabulary"], counts["tgt_vocabulary"], longest=LONGEST)
+    return train["src"][:], train["tgt"][:], model
+
+
+def real_tokens(batch: Batch) -> tuple[int, int]:
+    return int((batch.src != PAD).sum()), int((batch.labels != PAD).sum())
+
+
+def chapters_program(turns: Connection) -> None:
+    """Train a step whenever asked; answers (real tokens, seconds)."""
+    src, tgt, model = corpus()
+    optimizer = Adam(model.train().parameters(), 1e-4, eps=1e-9)
+    for module in model.modules():
         if isinstance(module, MultiHeadAttention):
             module.keep_maps = True
     generator = np.random.default_rng(0)
-    batches = batch_numbers(src, tgt, BATCH_TOKENS, generator)
-    result = SimpleNamespace(plain=[], ours=[], share=[])
-    rate = matrix_rate({"no": torch.float32, "bf16": torch.bfloat16}[precision])
-    for turn in range(TURNS):
+    while turns.recv():
         numbers = generator.choice(len(src), PAIRS, replace=False)
         batch = make_batch([src[number] for number in numbers], [tgt[number] for number in numbers])
         started = time.perf_counter()
-        plain_step(plain, plain_optimizer, batch)
-        real = int((batch.src != PAD).sum() + (batch.labels != PAD).sum())
-        result.plain.append(real / (time.perf_counter() - started))
+        plain_step(model, optimizer, batch)
+        turns.send((sum(real_tokens(batch)), time.perf_counter() - started))
+    turns.send(peak_memory())
 
-        chosen = batches[turn * STEPS : (turn + 1) * STEPS]
+
+def pipelines_program(turns: Connection) -> None:
+    """Train STEPS steps whenever asked; answers (real tokens, seconds, operations that they take)."""
+    from accelerate import Accelerator
+
+    keep_freed_memory()
+    src, tgt, model = corpus()
+    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision("auto", torch.device("cpu")))
+    trainer = Trainer(model, accelerator, 1e-4, "constant", 0.0, 0.1, 0.0, 0)
+    trainer.objective.train()
+    batches = iter(batch_numbers(src, tgt, BATCH_TOKENS, np.random.default_rng(0)))
+    while turns.recv():
+        counts = np.zeros(2, dtype=int)
         started = time.perf_counter()
-        trainer.history = {}
-        src_tokens = tgt_tokens = 0
-        trainer.objective.train()
-        for numbers in chosen:
-            own = trainer.batch(src, tgt, numbers)
-            count = int((own.labels != PAD).sum())
+        for _ in range(STEPS):
+            own = trainer.batch(src, tgt, next(batches))
+            counts += real_tokens(own)
             with accelerator.autocast():
                 loss = trainer.objective(own, 0.1)
             trainer.prepared.zero_grad()
-            accelerator.backward(loss / count)
+            accelerator.backward(loss / real_tokens(own)[1])
             trainer.prepared.step()
-            src_tokens, tgt_tokens = src_tokens + int((own.src != PAD).sum()), tgt_tokens + count
-        seconds = time.perf_counter() - started
-        result.ours.append((src_tokens + tgt_tokens) / seconds)
-        result.share.append(operations(model, src_tokens, tgt_tokens) / seconds / rate)
-    ratios = [own / other for own, other in zip(result.ours, result.plain, strict=True)]
-    print(f"the chapter's   {statistics.median(result.plain):8.1f} real tokens/s")
-    print(f"the pipeline's  {statistics.median(result.ours):8.1f} real tokens/s, precision {precision}")
-    print(f"ratio           {statistics.median(ratios):8.1f} (from {min(ratios):.1f} to {max(ratios):.1f})")
-    print(f"share of a matrix product's {rate / 1e9:.0f} GFLOP/s: {100 * statistics.median(result.share):.0f} %")
-    print(f"peak memory of both together {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+        turns.send((int(counts.sum()), time.perf_counter() - started, operations(model, *counts.tolist())))
+    turns.send(peak_memory())
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has had, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    context = multiprocessing.get_context("spawn")
+    programs: dict[str, Connection] = {}
+    for name, program in (("the chapter's", chapters_program), ("the pipeline's", pipelines_program)):
+        programs[name], other = context.Pipe()
+        context.Process(target=program, args=(other,), daemon=True).start()
+    torch.set_num_threads(THREADS)
+    precision = {"no": torch.float32, "bf16": torch.bfloat16}[mixed_precision("auto", torch.device("cpu"))]
+    rates: dict[str, list[float]] = {name: [] for name in programs}
+    shares = []
+    for turn in range(TURNS + 1):
+        for name, connection in programs.items():
+            connection.send(True)
+            tokens, seconds, *taken = connection.recv()
+            if turn:  # the first warms up
+                rates[name].append(tokens / seconds)
+                shares += [operation / seconds / matrix_rate(precision) for operation in taken]
+    chapters, pipelines = rates.values()
+    ratios = [own / other for own, other in zip(pipelines, chapters, strict=True)]
+    ratio, share = statistics.median(ratios), statistics.median(shares)
+    for name, values in rates.items():
+        programs[name].send(False)
+        print(f"{name:15} {statistics.median(values):8.1f} real tokens/s, at most {programs[name].recv():.1f} GiB")
+    print(f"ratio           {ratio:8.1f} (from {min(ratios):.1f} to {max(ratios):.1f}), precision {precision}")
+    print(f"share of a matrix product's {matrix_rate(precision) / 1e9:.0f} GFLOP/s: {100 * share:.0f} %")
+    print(f"with all of it the ratio would be {ratio / share:.0f}")
 
 
 if __name__ == "__main__":

@@ -500,7 +500,7 @@ CHAPTERS = {
         "fan_out": (7, "train@*"),
     },
     "ch09": {
-        "recipe": ("book", "tokenize train"),
+        "recipe": ("book", "tokenize train evaluate"),
         "corpus": ("opus_books", "download tokenize"),
         "num_threads": (3, "train evaluate"),
         "launcher": ("torchrun --nproc_per_node 2 -m", ""),  # no parameter of a stage, but part of a command
@@ -678,6 +678,10 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "clip_norm": (1.23, "train"),
         "averaged_epochs": (2, "train"),
         "precision": ("bfloat16", "train"),
+        "memory_pairs": (7, "evaluate"),
+        "memory_nearest": (7, "evaluate"),
+        "memory_temperature": (1.23, "evaluate"),
+        "memory_reach": (1.23, "evaluate"),
     },
 }
 

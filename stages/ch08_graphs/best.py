@@ -1,10 +1,10 @@
-"""The best network of chapter 8: predict, propagate, and agree with oneself.
+"""The best network of chapter 8: spread, predict, and agree with oneself (GRAND: Feng et al., 2020, equations 2 to 5).
 
-A network of two layers predicts each paper's logits from its words alone; they then spread along the citations by
-personalised PageRank (APPNP: Gasteiger et al., 2019, equations 4 to 6). While it learns, whole papers are left out at
-random, several times over, and the predictions for all papers, labelled or not, must agree (GRAND: Feng et al., 2020,
-equations 2 to 5). Here the predictions are left out, where GRAND leaves out the words: for seven numbers a paper to
-spread in place of hundreds.
+Papers' words spread along the citations, and a network of two layers predicts from what arrives. While it learns, whole
+papers are left out at random before they spread, several times over, and the predictions for all papers, labelled or
+not, must agree. They spread by personalised PageRank (APPNP: Gasteiger et al., 2019, equations 4 to 6), where GRAND
+takes the mean of the first powers of Â. Both are linear in the words, and so is the first layer: it comes first here,
+so that a few dozen numbers a paper spread in place of 1,433 words.
 """
 
 import torch
@@ -24,9 +24,10 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix: torch.Tensor, values: torch.Tensor, restart: float, hops: int) -> torch.Tensor:
         ctx.matrix, ctx.options = matrix, (restart, hops)
-        spread = values
+        spread, other = values.clone(), torch.empty_like(values)  # taken in turn: no new tensor for each hop
         for _ in range(hops):
-            spread = torch.addmm(values, matrix, spread, beta=restart, alpha=1 - restart, out=torch.zeros_like(values))
+            torch.addmm(values, matrix, spread, beta=restart, alpha=1 - restart, out=other)
+            spread, other = other, spread
         return spread
 
     @staticmethod
@@ -37,8 +38,8 @@ class _Spread(torch.autograd.Function):
 def predict(graph: Graph, weights: Weights, restart: float, hops: int) -> torch.Tensor:
     """Return logits (nodes, runs, classes) of trained networks."""
     first, second = layer_weights(weights, 1), layer_weights(weights, 2)
-    hidden = torch.relu(transform(graph, None, first["weight"]) + first["bias"])
-    return propagate(graph, transform(graph, hidden, second["weight"]) + second["bias"], restart, hops)
+    hidden = propagate(graph, transform(graph, None, first["weight"]), restart, hops) + first["bias"]
+    return transform(graph, torch.relu(hidden), second["weight"]) + second["bias"]
 
 
 def sample_logits(
@@ -52,19 +53,18 @@ def sample_logits(
     dropout: float,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Return logits (nodes, samples, runs, classes), each sample with words, hidden values and papers left out."""
+    """Return logits (nodes, samples, runs, classes), each sample with papers, words and hidden values left out."""
     first, second = layer_weights(weights, 1), layer_weights(weights, 2)
     runs, words, hidden_size = first["weight"].shape
     nodes = graph.features.matrix.shape[0]
     # The samples stand as further runs: (samples·runs, words, hidden).
     kept = keep_mask((samples, runs, words, 1), input_dropout, generator)
     hidden = transform(graph, None, (first["weight"] * kept).flatten(0, 1)).view(nodes, samples, runs, hidden_size)
-    hidden = torch.relu(hidden + first["bias"])
+    hidden = hidden * keep_mask((nodes, samples, runs, 1), node_dropout, generator)
+    hidden = torch.relu(propagate(graph, hidden, restart, hops) + first["bias"])
     hidden = (hidden * keep_mask(tuple(hidden.shape), dropout, generator)).flatten(1, 2)
     weight = second["weight"].expand(samples, -1, -1, -1).flatten(0, 1)
-    values = transform(graph, hidden, weight).view(nodes, samples, runs, -1) + second["bias"]
-    values = values * keep_mask((nodes, samples, runs, 1), node_dropout, generator)
-    return propagate(graph, values, restart, hops)
+    return transform(graph, hidden, weight).view(nodes, samples, runs, -1) + second["bias"]
 
 
 def disagreement(logits: torch.Tensor, temperature: float) -> torch.Tensor:

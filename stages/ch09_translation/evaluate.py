@@ -1,9 +1,9 @@
 """Translate the test texts of chapter 9 and compare with what people wrote.
 
 In: data/prepared/ch09/, data/models/ch09/transformer.safetensors. Out: metrics/ch09.json;
-data/evaluated/ch09/translations.json, of every test text its source, reference, translation, that of the memory, and
-the translation's chrF; data/evaluated/ch09/attention.npz, the attention of every head of the last layer to one source,
-and the first sinusoids.
+data/evaluated/ch09/translations.json, of every test text its source, reference, translation, that of the nearest text
+trained on, and the translation's chrF; data/evaluated/ch09/attention.npz, the attention of every head of the last layer
+to one source, and the first sinusoids.
 
 The book's program prints two of the validation sentences, blanks between all tokens, and computes its scores between
 such texts; here the scores are of plain texts, on sentences that nothing was chosen by.
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from stages.ch09_translation.dataset import batch_numbers, make_batch
-from stages.ch09_translation.memory import TranslationMemory
 from stages.ch09_translation.model import sinusoids
+from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.tokens import PAD
 from stages.ch09_translation.translator import Translator, attention_maps, load_translator
 from stages.common.devices import find_device, set_up_torch
@@ -98,34 +98,53 @@ def token_accuracy(translator: Translator, sources: list[list[int]], targets: li
 
 
 def measure(
-    sources: Sequence[str], references: Sequence[str], translations: Sequence[str], remembered: Sequence[str]
+    sources: Sequence[str],
+    references: Sequence[str],
+    translations: Sequence[str],
+    by_network: Sequence[str],
+    remembered: Sequence[str],
 ) -> dict[str, float]:
-    """Return the scores of the translations, of the memory's texts, and of the sources taken for translations."""
+    """Return the scores of the translations, and beside them those of three that do with less.
+
+    They are the network without a memory, the memory's nearest text without a network, and the source as it stands.
+    """
     exact = np.mean([own == other for own, other in zip(translations, references, strict=True)])
-    memory, copied = scores(remembered, references), scores(sources, references)
-    baselines = {"memory_bleu": memory["bleu"], "memory_chrf": memory["chrf"], "copy_bleu": copied["bleu"]}
-    return {**scores(translations, references), "exact_match": float(exact), **baselines}
+    compared = {"network": by_network, "memory": remembered, "copy": sources}
+    found = {name: scores(texts, references) for name, texts in compared.items()}
+    beside = {f"{name}_{score}": found[name][score] for name in ("network", "memory") for score in ("bleu", "chrf")}
+    return {
+        **scores(translations, references),
+        "exact_match": float(exact),
+        **beside,
+        "copy_bleu": found["copy"]["bleu"],
+    }
 
 
 def main() -> int:
     parameters = declared_parameters("ch09_evaluate")
     keep_freed_memory()
     set_up_torch(parameters.seed, parameters.ch09.num_threads)
-    try:
-        translator = load_translator(MODEL, TOKENIZERS, find_device(parameters.device))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    recipe = parameters.ch09.active
+    options = recipe.select("memory_pairs", "memory_nearest", "memory_temperature", "memory_reach")
+    search = {"beams": parameters.ch09.beams, "penalty": parameters.ch09.length_penalty}
 
     import datasets
 
     corpus = datasets.load_from_disk(str(CORPUS))
     train, test = corpus["train"], corpus["test"]
-    sources, references = test["en"][:], test["ru"][:]
-    translations = translator.translate(sources, parameters.ch09.beams, parameters.ch09.length_penalty)
-    known, known_translations = train["en"][:], train["ru"][:]
-    remembered = [known_translations[number] for number in TranslationMemory(known).nearest(sources)]
-    metrics = measure(sources, references, translations, remembered)
+    sources, references, known_translations = test["en"][:], test["ru"][:], train["ru"][:]
+    memory = Memory(train["en"][:], train["src"][:], train["tgt"][:], **options)
+    try:
+        translator = load_translator(MODEL, TOKENIZERS, find_device(parameters.device))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    by_network = translations = translator.translate(sources, **search)
+    if options["memory_pairs"]:
+        translator.memory = memory
+        translations = translator.translate(sources, **search)
+    remembered = [known_translations[number] for (number,) in memory.texts.nearest(sources)]
+    metrics = measure(sources, references, translations, by_network, remembered)
     fitting = [number for number, tokens in enumerate(test["tgt"][:]) if len(tokens) < translator.longest]
     fitting = [number for number in fitting if len(translator.tokens(sources[number])) < translator.longest]
     metrics["token_accuracy"] = token_accuracy(
@@ -157,7 +176,7 @@ def main() -> int:
         "ch09_evaluate",
         MODEL,
         {f"test_{name}": value for name, value in metrics.items()},
-        parameters.ch09.select("beams", "length_penalty"),
+        {**parameters.ch09.select("beams", "length_penalty"), **options},
     )
     return 0
 

@@ -15,11 +15,14 @@ class TranslationMemory:
         self.vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(2, 4), sublinear_tf=True, dtype=np.float32)
         self.vectors = self.vectorizer.fit_transform(texts)  # (texts, n-grams)
 
-    def nearest(self, queries: Sequence[str]) -> np.ndarray:
-        """Return (queries,) the number of the text nearest to each; the first of several that are as near."""
-        found = []
+    def nearest(self, queries: Sequence[str], count: int = 1) -> np.ndarray:
+        """Return (queries, count): the numbers of the nearest texts, the nearest first; of equals the earlier.
+
+        They are fewer where there are not so many texts.
+        """
+        found = [np.zeros((0, min(count, self.vectors.shape[0])), dtype=int)]
         for start in range(0, len(queries), ROWS):
             vectors = self.vectorizer.transform(queries[start : start + ROWS])
-            similarity = (vectors @ self.vectors.T).toarray()  # (queries, texts)
-            found.append(similarity.argmax(axis=1))
-        return np.concatenate(found) if found else np.zeros(0, dtype=int)
+            distance = -(vectors @ self.vectors.T).toarray()  # (queries, texts)
+            found.append(np.argsort(distance, axis=1, kind="stable")[:, :count])
+        return np.concatenate(found)

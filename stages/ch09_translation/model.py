@@ -286,12 +286,12 @@ class Transformer(nn.Module):
     def step(
         self, tokens: torch.Tensor, place: int, caches: list[LayerCache], src_mask: torch.Tensor
     ) -> tuple[torch.Tensor, list[LayerCache]]:
-        """Return the logits (B, V) after one more token (B,) at position `place`, and the caches with it in them."""
+        """Return what the token after one more (B,) at `place` is told from, (B, D), and the caches with it in them."""
         x, after = self.positions(self.tgt_embedding(tokens[:, None]), place), []
         for layer, cache in zip(self.decoder, caches, strict=True):
             x, cache = layer.step(x, cache, src_mask)
             after.append(cache)
-        return self.project(self.decoder_norm(x))[:, 0], after
+        return self.decoder_norm(x)[:, 0], after
 
 
 def reordered(caches: list[LayerCache], rows: torch.Tensor) -> list[LayerCache]:

@@ -34,6 +34,10 @@ class Recipe(Strict):
     clip_norm: NonNegativeFloat
     averaged_epochs: Count
     precision: Literal["auto", "float32", "bfloat16"]
+    memory_pairs: Count
+    memory_nearest: PositiveInt
+    memory_temperature: PositiveFloat
+    memory_reach: PositiveFloat
 
     @model_validator(mode="after")
     def relations(self):

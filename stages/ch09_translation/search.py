@@ -1,21 +1,31 @@
 """Search for a translation: greedy and beam search over batches, with the keys and values of what is written kept.
 
-Both write one token at a time. Sentences that are finished leave the batch, so that the last long one is not searched
-for in the company of finished short ones.
+Both write one token at a time, from the network alone or with a memory's neighbours beside it. Sentences that are
+finished leave the batch, so that the last long one is not searched for in the company of finished short ones.
 """
 
 import torch
 
 from stages.ch09_translation.model import Transformer, padding_mask, reordered
+from stages.ch09_translation.neighbours import Neighbours
+
+
+def log_shares(model: Transformer, states: torch.Tensor, neighbours: Neighbours | None) -> torch.Tensor:
+    """Return the log-probabilities (Q, W, V) of the next token from states (Q, W, D)."""
+    logits = model.project(states)
+    return neighbours.log_shares(states, logits) if neighbours else logits.float().log_softmax(dim=-1)
 
 
 @torch.no_grad()
-def greedy(model: Transformer, src: torch.Tensor, first: int, last: int, longest: int) -> list[list[int]]:
+def greedy(
+    model: Transformer, src: torch.Tensor, first: int, last: int, longest: int, neighbours: Neighbours | None = None
+) -> list[list[int]]:
     """Return for each source (B, S) the tokens behind `first`, each the likeliest, up to `last` (left out).
 
     Args:
         first, last: the tokens that begin and end a sentence.
         longest: tokens after which a sentence ends anyway.
+        neighbours: what a memory knows for the B sentences; None: the network alone.
     """
     src_mask = padding_mask(src, model.pad)
     caches = model.start(model.encode(src, src_mask))
@@ -23,8 +33,11 @@ def greedy(model: Transformer, src: torch.Tensor, first: int, last: int, longest
     found: list[list[int]] = [[] for _ in src]
     active = list(range(len(src)))
     for place in range(longest):
-        logits, caches = model.step(tokens, place, caches, src_mask)
-        tokens = logits.argmax(dim=-1)
+        states, caches = model.step(tokens, place, caches, src_mask)
+        if neighbours:
+            tokens = log_shares(model, states[:, None], neighbours)[:, 0].argmax(dim=-1)
+        else:
+            tokens = model.project(states).argmax(dim=-1)
         keep = [row for row, token in enumerate(tokens.tolist()) if token != last]
         for row in keep:
             found[active[row]].append(int(tokens[row]))
@@ -33,13 +46,21 @@ def greedy(model: Transformer, src: torch.Tensor, first: int, last: int, longest
         if len(keep) < len(active):
             rows = torch.tensor(keep, device=src.device)
             tokens, src_mask, caches = tokens[rows], src_mask[rows], reordered(caches, rows)
+            neighbours = neighbours and neighbours.of(rows)
             active = [active[row] for row in keep]
     return found
 
 
 @torch.no_grad()
 def beam_search(
-    model: Transformer, src: torch.Tensor, first: int, last: int, longest: int, beams: int, penalty: float = 1.0
+    model: Transformer,
+    src: torch.Tensor,
+    first: int,
+    last: int,
+    longest: int,
+    beams: int,
+    penalty: float = 1.0,
+    neighbours: Neighbours | None = None,
 ) -> list[list[int]]:
     """Return for each source (B, S) the best of the sentences that a beam of width `beams` finds.
 
@@ -47,7 +68,7 @@ def beam_search(
     for a sentence ends when `beams` are finished, or no open one can become better than the best finished one.
 
     Args:
-        first, last, longest: as in `greedy`; an open sentence that reaches `longest` counts as it stands.
+        first, last, longest, neighbours: as in `greedy`; an open sentence that reaches `longest` counts as it stands.
     """
     count = len(src)
     src_mask = padding_mask(src, model.pad)
@@ -58,17 +79,16 @@ def beam_search(
     active = list(range(count))
     for place in range(longest):
         width = scores.shape[1]
-        logits, caches = model.step(written[:, :, -1].flatten(), place, caches, src_mask)
-        shares = logits.float().log_softmax(dim=-1).view(len(active), width, -1)
+        states, caches = model.step(written[:, :, -1].flatten(), place, caches, src_mask)
+        shares = log_shares(model, states.view(len(active), width, -1), neighbours)
         totals = (scores[..., None] + shares).flatten(1)  # (sentences, open·V)
         # Of 2·beams continuations at most `beams` end the sentence, so that `beams` open ones remain.
         best, at = totals.topk(min(2 * beams, totals.shape[1]), dim=1)
-        parents, tokens = at // shares.shape[-1], at % shares.shape[-1]
+        best, parents, tokens = (part.tolist() for part in (best, at // shares.shape[-1], at % shares.shape[-1]))
         keep, parents_kept, tokens_kept, scores_kept = [], [], [], []
         for row, sentence in enumerate(active):
             opened = []
-            for rank in range(best.shape[1]):
-                score, parent, token = float(best[row, rank]), int(parents[row, rank]), int(tokens[row, rank])
+            for rank, (score, parent, token) in enumerate(zip(best[row], parents[row], tokens[row], strict=True)):
                 if score == -torch.inf:
                     break
                 if token == last:
@@ -98,6 +118,7 @@ def beam_search(
         written = written[chosen[:, None], parents_kept]  # (sentences, beams, tokens)
         written = torch.cat([written, torch.tensor(tokens_kept, device=src.device)[..., None]], dim=2)
         scores = torch.tensor(scores_kept, device=src.device)
+        neighbours = neighbours and neighbours.of(chosen)
         active = [active[row] for row in keep]
     for row, sentence in enumerate(active):  # those that never ended
         words = written[row, 0, 1:].tolist()

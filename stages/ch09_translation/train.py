@@ -228,7 +228,6 @@ def main() -> None:
     # Several processes on one machine share its threads.
     threads = max(1, parameters.ch09.num_threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     set_up_torch(parameters.seed, threads)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a help in finding errors, for a twentieth of the time
     accelerator = start(find_device(parameters.device), recipe.precision)
 
     import datasets

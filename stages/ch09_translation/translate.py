@@ -2,7 +2,7 @@
 
 In: data/models/ch09/transformer.safetensors and data/prepared/ch09/ (of `dvc repro ch09_train`); texts as arguments,
 from a file, or from standard input, a line each. Out: a line for each on standard output; remarks on standard error.
-It is no stage.
+It is no stage, and translates as ch09_evaluate does, with the same parameters.
 """
 
 import argparse
@@ -11,8 +11,11 @@ from pathlib import Path
 
 import torch
 
+from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.translator import Translator, attention_maps, load_translator
+from stages.common.params import declared_parameters
 
+CORPUS = Path("data/prepared/ch09/corpus")
 TOKENIZERS = Path("data/prepared/ch09/tokenizers.json")
 MODEL = Path("data/models/ch09/transformer.safetensors")
 
@@ -29,6 +32,14 @@ def lines_of(source: str) -> list[str]:
     except UnicodeDecodeError as error:
         name = "standard input" if source == "-" else source
         raise ValueError(f"{name}: not UTF-8 text: byte {error.start} is {content[error.start]:#04x}") from None
+
+
+def trained_pairs(options: dict) -> Memory:
+    """Return the memory of what the network was trained on; `options` are those of Memory."""
+    import datasets
+
+    train = datasets.load_from_disk(str(CORPUS))["train"]
+    return Memory(train["en"][:], train["src"][:], train["tgt"][:], **options)
 
 
 def remarks(translator: Translator, text: str, number: int) -> list[str]:
@@ -51,6 +62,7 @@ def arguments(values: list[str]) -> argparse.Namespace:
     parser.add_argument("--file", metavar="PATH", help="a text file in UTF-8, a text each line; - is standard input")
     parser.add_argument("--beam", type=int, default=4, metavar="N", help="width of the search; 1 is greedy (default 4)")
     parser.add_argument("--penalty", type=float, default=1.0, help="exponent of the length by which scores are divided")
+    parser.add_argument("--no-memory", action="store_true", help="the network alone: starts faster, translates worse")
     parser.add_argument("--attention", metavar="PNG", help="draw the last layer's attention to the first text")
     parsed = parser.parse_args(values)
     if not 1 <= parsed.beam <= 64:
@@ -62,12 +74,16 @@ def arguments(values: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = arguments(sys.argv[1:])
-    if not (MODEL.exists() and TOKENIZERS.exists()):
+    recipe = declared_parameters("ch09_evaluate").ch09.active
+    of_memory = recipe.select("memory_pairs", "memory_nearest", "memory_temperature", "memory_reach")
+    if not (MODEL.exists() and TOKENIZERS.exists() and CORPUS.exists()):
         print("nothing is trained yet: first run dvc repro ch09_train", file=sys.stderr)
         return 1
     try:
         texts = options.text or lines_of(options.file or "-")
         translator = load_translator(MODEL, TOKENIZERS, torch.device("cpu"))
+        if of_memory["memory_pairs"] and not options.no_memory:
+            translator.memory = trained_pairs(of_memory)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""A trained network with its tokenizers: texts in, texts out."""
+"""A trained network with its tokenizers, and a memory if one is wanted: texts in, texts out."""
 
 import json
 import re
@@ -14,11 +14,12 @@ from tokenizers import Tokenizer
 from stages.ch09_translation.corpus import cleaned
 from stages.ch09_translation.dataset import padded
 from stages.ch09_translation.model import Transformer
+from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.search import beam_search, greedy
 from stages.ch09_translation.tokens import FIRST, LAST, PAD, UNKNOWN, decode, encode
 from stages.common.files import file_hash, read_json
 
-SENTENCES = 64  # searched for at once
+SENTENCES = 128  # searched for at once
 SENTENCE_ENDS = re.compile(r"(?<=[.!?…]) ")
 
 
@@ -29,10 +30,17 @@ def load_tokenizers(path: Path) -> tuple[Tokenizer, Tokenizer]:
 
 
 class Translator:
-    """A network and the tokenizers that it was trained with; `longest`: tokens of a sentence, its end counted."""
+    """A network and the tokenizers that it was trained with.
 
-    def __init__(self, model: Transformer, tokenizers: tuple[Tokenizer, Tokenizer], longest: int):
-        self.model, self.tokenizers, self.longest = model.eval(), tokenizers, longest
+    Args:
+        longest: tokens of a sentence, its end counted.
+        memory: the pairs that it was trained on, to be asked for every word; None: the network alone.
+    """
+
+    def __init__(
+        self, model: Transformer, tokenizers: tuple[Tokenizer, Tokenizer], longest: int, memory: Memory | None = None
+    ):
+        self.model, self.tokenizers, self.longest, self.memory = model.eval(), tokenizers, longest, memory
 
     def tokens(self, text: str) -> list[int]:
         return encode(self.tokenizers[0], [text])[0]
@@ -68,24 +76,31 @@ class Translator:
         A text that is too long for the network is translated in pieces.
         """
         pieces = [self.pieces(text) for text in texts]
-        sources = [self.tokens(piece) for own in pieces for piece in own]
-        found = self.search(sources, beams, penalty)
+        found = self.search([piece for own in pieces for piece in own], beams, penalty)
         translations = iter(decode(self.tokenizers[1], found))
         return [" ".join(next(translations) for _ in own) for own in pieces]
 
     @torch.no_grad()
-    def search(self, sources: Sequence[Sequence[int]], beams: int, penalty: float) -> list[list[int]]:
-        """Return the translation's tokens for each source's; those of similar length are searched for together."""
+    def search(self, pieces: Sequence[str], beams: int, penalty: float) -> list[list[int]]:
+        """Return the translation's tokens for each piece; those of similar length are searched for together."""
+        if not pieces:
+            return []
         device = next(self.model.parameters()).device
+        sources = encode(self.tokenizers[0], list(pieces))
+        if self.memory:
+            numbers = self.memory.find(pieces)
+            read = self.memory.read(self.model, numbers)
         found: list[list[int]] = [[] for _ in sources]
         order = np.argsort([len(tokens) for tokens in sources], kind="stable")
         for start in range(0, len(order), SENTENCES):
             rows = order[start : start + SENTENCES]
             src = padded([[*sources[row], LAST] for row in rows]).to(device)
+            limits = (FIRST, LAST, self.longest)
+            neighbours = read.neighbours(numbers[rows]) if self.memory else None
             if beams > 1:
-                translations = beam_search(self.model, src, FIRST, LAST, self.longest, beams, penalty)
+                translations = beam_search(self.model, src, *limits, beams, penalty, neighbours)
             else:
-                translations = greedy(self.model, src, FIRST, LAST, self.longest)
+                translations = greedy(self.model, src, *limits, neighbours)
             for row, tokens in zip(rows, translations, strict=True):
                 found[row] = tokens
         return found
@@ -102,8 +117,10 @@ def longest_fitting(start: int, end: int, fits: Callable[[int, int], bool]) -> i
     return stop
 
 
-def load_translator(model_file: Path, tokenizers_file: Path, device: torch.device) -> Translator:
-    """Read what training left.
+def load_translator(
+    model_file: Path, tokenizers_file: Path, device: torch.device, memory: Memory | None = None
+) -> Translator:
+    """Read what training left; `memory` as for Translator.
 
     Raises:
         ValueError: with one line, for a file that is no such checkpoint, or tokenizers that are not its own.
@@ -123,7 +140,7 @@ def load_translator(model_file: Path, tokenizers_file: Path, device: torch.devic
         model.load_state_dict(tensors)
     except RuntimeError:
         raise ValueError(f"{model_file}: its weights are of another shape than it says: {saved['shape']}") from None
-    return Translator(model.to(device), load_tokenizers(tokenizers_file), saved["shape"]["longest"])
+    return Translator(model.to(device), load_tokenizers(tokenizers_file), saved["shape"]["longest"], memory)
 
 
 @torch.no_grad()
@@ -137,7 +154,7 @@ def attention_maps(translator: Translator, text: str) -> tuple[np.ndarray, list[
     device = next(model.parameters()).device
     piece = (translator.pieces(text) or [""])[0]
     source = translator.tokens(piece)
-    (written,) = translator.search([source], 1, 1.0)
+    (written,) = translator.search([piece], 1, 1.0)
     attention = model.decoder[-1].cross_attention
     attention.keep_maps = True
     model(padded([[*source, LAST]]).to(device), padded([[FIRST, *written]]).to(device))

@@ -154,8 +154,8 @@ def test_step_by_step_is_all_at_once():
     memory = model.encode(src, mask)
     caches, expected = model.start(memory), model(src, tgt)
     for place in range(tgt.shape[1]):
-        logits, caches = model.step(tgt[:, place], place, caches, mask)
-        assert torch.allclose(logits, expected[:, place], atol=1e-5)
+        states, caches = model.step(tgt[:, place], place, caches, mask)
+        assert torch.allclose(model.project(states), expected[:, place], atol=1e-5)
     assert caches[0].target.key.shape == (3, 4, 6, 4)
 
 

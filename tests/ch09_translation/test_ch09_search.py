@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stages.ch09_translation.model import KeyValue, LayerCache, Transformer, padding_mask
+from stages.ch09_translation.neighbours import Neighbours
 from stages.ch09_translation.search import beam_search, greedy
 
 PAD, FIRST, LAST, LONGEST = 1, 2, 3, 12
@@ -34,7 +35,7 @@ class WithoutCaches(torch.nn.Module):
 
     def __init__(self, model: Transformer):
         super().__init__()
-        self.model, self.pad, self.encode = model, model.pad, model.encode
+        self.model, self.pad, self.encode, self.project = model, model.pad, model.encode, model.project
 
     def start(self, memory):
         return [LayerCache(None, KeyValue(memory, memory))]
@@ -43,14 +44,32 @@ class WithoutCaches(torch.nn.Module):
         ((target, source),) = caches
         written = tokens[:, None] if target is None else torch.cat([target.key, tokens[:, None]], dim=1)
         assert written.shape[1] == place + 1
-        logits = self.model.project(self.model.decode(written, source.key, src_mask))
-        return logits[:, -1], [LayerCache(KeyValue(written, written), source)]
+        states = self.model.decode(written, source.key, src_mask)
+        return states[:, -1], [LayerCache(KeyValue(written, written), source)]
+
+
+def neighbours(src: torch.Tensor) -> Neighbours:
+    """A memory for each source that makes a difference: states of the size that the network has, and random tokens."""
+    drawn = [torch.Generator().manual_seed(int(row[row != PAD].sum())) for row in src]  # the same alone as in a batch
+    states = torch.stack([torch.randn(5, 16, generator=generator) for generator in drawn])
+    tokens = torch.stack([torch.randint(LAST, 9, (5,), generator=generator) for generator in drawn])
+    return Neighbours(states, tokens, nearest=3, temperature=0.5, reach=2.0)
 
 
 SEARCHES = {
     "greedy": lambda model, src: greedy(model, src, FIRST, LAST, LONGEST),
     "beam": lambda model, src: beam_search(model, src, FIRST, LAST, LONGEST, beams=4),
+    "greedy with a memory": lambda model, src: greedy(model, src, FIRST, LAST, LONGEST, neighbours(src)),
+    "beam with a memory": lambda model, src: beam_search(
+        model, src, FIRST, LAST, LONGEST, beams=4, neighbours=neighbours(src)
+    ),
 }
+
+
+@pytest.mark.parametrize("name", ["greedy", "beam"])
+def test_a_memory_changes_what_is_written(name):
+    model, src = make_model(), sources()
+    assert SEARCHES[f"{name} with a memory"](model, src) != SEARCHES[name](model, src)
 
 
 @pytest.mark.parametrize("name", SEARCHES)

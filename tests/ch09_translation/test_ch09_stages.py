@@ -22,6 +22,7 @@ from accelerate.state import AcceleratorState
 from stages.ch09_translation import train
 from stages.ch09_translation.corpus import sameness
 from stages.ch09_translation.evaluate import scores, token_accuracy
+from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.train import Trainer, mixed_precision, rate_share
 from stages.ch09_translation.translator import load_translator
 
@@ -96,13 +97,22 @@ def test_no_test_text_was_trained_on_and_none_is_lost(chapter):
 
 
 def test_metrics_reproduce_what_the_model_file_gives(chapter):
-    workspace, _, outputs = chapter
+    workspace, recipe, outputs = chapter
     metrics = json.loads(outputs["metrics/ch09.json"])
     texts = json.loads(outputs["data/evaluated/ch09/translations.json"])["texts"]
     translator = load_translator(workspace.path / MODEL, workspace.path / TOKENIZERS, torch.device("cpu"))
-    found = translator.translate([text["source"] for text in texts], beams=2)
+    corpus = datasets.load_from_disk(str(workspace.path / CORPUS))
+    train, test = corpus["train"], corpus["test"]
+    references, sources = [text["reference"] for text in texts], [text["source"] for text in texts]
+    found = translator.translate(sources, beams=2)
+    alone = sacrebleu.corpus_bleu(found, [references], smooth_method="none").score
+    assert metrics["network_bleu"] == pytest.approx(alone, abs=0.01)
+    if recipe == "tuned":
+        pairs = (train["en"][:], train["src"][:], train["tgt"][:])
+        translator.memory = Memory(*pairs, memory_pairs=16, memory_nearest=8, memory_temperature=0.08, memory_reach=2.0)
+        by_network, found = found, translator.translate(sources, beams=2)
+        assert found != by_network
     assert found == [text["translation"] for text in texts]
-    references = [text["reference"] for text in texts]
     assert metrics["bleu"] == pytest.approx(
         sacrebleu.corpus_bleu(found, [references], smooth_method="none").score, abs=0.01
     )
@@ -113,7 +123,6 @@ def test_metrics_reproduce_what_the_model_file_gives(chapter):
     )
     assert metrics["memory_chrf"] == pytest.approx(sacrebleu.corpus_chrf(memory, [references]).score, abs=0.01)
     assert metrics["exact_match"] == pytest.approx(np.mean([a == b for a, b in zip(found, references)]), abs=1e-4)  # noqa: B905
-    test = datasets.load_from_disk(str(workspace.path / CORPUS))["test"]
     share = token_accuracy(translator, test["src"][:], test["tgt"][:])
     assert metrics["token_accuracy"] == pytest.approx(share, abs=1e-4)
 

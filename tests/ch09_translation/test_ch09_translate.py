@@ -103,6 +103,16 @@ def test_file_that_is_not_utf_8(said, tmp_path):
     assert status == 1 and "No such file" in remarks[0]
 
 
+def test_with_and_without_the_memory(said, trained):
+    """A text that was trained on comes out as its pair has it; the network, of one epoch, can't do that."""
+    import datasets
+
+    train = datasets.load_from_disk(str(translate.CORPUS))["train"]
+    text, translation = train["en"][0], train["ru"][0]
+    assert said(text)[:2] == (0, [translation])
+    assert said(text, "--no-memory")[1] != [translation]
+
+
 def test_width_out_of_range_and_texts_given_twice(said):
     assert said("x", "--beam", "0")[0] == 2
     assert said("x", "--file", "y")[0] == 2
