@@ -35,6 +35,7 @@ def measured(file: str, key: str) -> tuple[float, float | None]:
 def test_table_of_results_is_that_of_the_metrics(page):
     rows = list(ROW.finditer((ROOT / page).read_text(encoding="utf-8")))
     assert len(rows) >= MINIMUM_ROWS
+    assert all(row[0].count("`") == 2 for row in rows), "two rows stand on one line"
     for row in rows:
         own, book = measured(row["file"], row["key"])
         assert (row["own"], row["book"]) == (shown(own), shown(book)), row[0]

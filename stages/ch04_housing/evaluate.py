@@ -14,8 +14,7 @@ from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from stages.ch04_housing.model import HousingModel
-from stages.ch04_housing.preprocess import HOUSING
-from stages.ch04_housing.train import MODELS, fold_splits
+from stages.ch04_housing.train import HOUSING, MODELS, fold_splits
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, rounded, write_json
 from stages.common.params import declared_parameters

@@ -156,15 +156,6 @@ class HousingModel(nn.Module):
         targets = outputs * self.target_deviation.unsqueeze(-1) + self.target_mean.unsqueeze(-1)
         return targets.exp() if self.target == "log" else targets
 
-    @staticmethod
-    def joined(parts: Sequence["HousingModel"]) -> "HousingModel":
-        """Return one model of all the runs of `parts`, in their order."""
-        model = HousingModel([0] * sum(part.runs for part in parts), **parts[0].options)
-        states = [part.state_dict() for part in parts]
-        # In every tensor the first dimension counts networks, run after run.
-        model.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
-        return model
-
     def first_run(self) -> "HousingModel":
         """Return the first run as a model of its own."""
         model = HousingModel([0], **self.options)

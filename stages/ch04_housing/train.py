@@ -6,7 +6,7 @@ metrics/history/ch04.csv with the first run's loss, and a run in MLflow.
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from stages.ch04_housing.model import HousingModel
-from stages.ch04_housing.preprocess import HOUSING
-from stages.common.devices import set_up_torch
+from stages.common.devices import set_up_torch, worker_processes
 from stages.common.files import placed, write_history
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
 
+HOUSING = "data/prepared/ch04/housing.npz"
 MODELS = Path("data/models/ch04")
 HISTORY = "metrics/history/ch04.csv"
 RUNS_PER_PART = 3  # trained as one batch
@@ -125,34 +125,53 @@ def train(
     return {"train_loss": losses}
 
 
+def train_part(
+    first: int,
+    features: torch.Tensor,
+    prices: torch.Tensor,
+    train_rows: Sequence[np.ndarray],
+    seed: int,
+    shape: dict,
+    options: dict,
+) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
+    """Train the runs from `first` on, a part of them; return the model's state and its history."""
+    chosen = train_rows[first : first + RUNS_PER_PART]
+    model = HousingModel([seed + first + run for run in range(len(chosen))], features.shape[1], **shape)
+    history = train(model, features, prices, chosen, **options)
+    return {name: value.numpy() for name, value in model.state_dict().items()}, history
+
+
 def train_in_parts(
     features: torch.Tensor,
     prices: torch.Tensor,
     train_rows: Sequence[np.ndarray],
     seed: int,
-    num_threads: int,
+    processes: int,
     shape: dict,
     options: dict,
     label: str,
 ) -> tuple[HousingModel, dict[str, list[float]]]:
-    """Train a run for each of `train_rows`, a few at a time in each of `num_threads` threads.
+    """Train a run for each of `train_rows`, a few at a time in each of `processes`.
 
-    The runs have nothing to do with one another, so the bytes of the result don't depend on the number of threads.
-    Small products gain more from this than from two threads in each product, and a part fits into a processor's cache.
+    The runs have nothing to do with one another, so the bytes of the result don't depend on the number of processes.
 
     Returns:
         the model of all runs, and the history of the first.
     """
-
-    def train_part(first: int) -> tuple[HousingModel, dict[str, list[float]]]:
-        chosen = train_rows[first : first + RUNS_PER_PART]
-        model = HousingModel([seed + first + run for run in range(len(chosen))], features.shape[1], **shape)
-        return model, train(model, features, prices, chosen, **options)
-
+    data = {"features": features, "prices": prices, "train_rows": train_rows}
+    job = partial(train_part, **data, seed=seed, shape=shape, options=options)
     starts = range(0, len(train_rows), RUNS_PER_PART)
-    with ThreadPoolExecutor(num_threads) as threads:
-        models, histories = zip(*progress(threads.map(train_part, starts), label, total=len(starts)), strict=True)
-    return HousingModel.joined(models), histories[0]
+    if processes == 1:
+        parts = list(progress(map(job, starts), label, total=len(starts)))
+    else:
+        with worker_processes(processes) as pool:
+            parts = list(progress(pool.map(job, starts), label, total=len(starts)))
+    states = [state for state, _ in parts]
+    # In every tensor the first dimension counts networks, run after run.
+    joined = {name: torch.from_numpy(np.concatenate([state[name] for state in states])) for name in states[0]}
+    model = HousingModel([0] * len(train_rows), features.shape[1], **shape)
+    model.load_state_dict(joined)
+    return model, parts[0][1]
 
 
 def main() -> None:

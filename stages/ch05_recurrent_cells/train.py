@@ -7,11 +7,8 @@ mean, and a run in MLflow.
 One stage for the three, because starting three would take longer than their training.
 """
 
-import multiprocessing
-import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +19,9 @@ from safetensors.numpy import save_file
 
 from stages.ch05_recurrent_cells.model import LAYERS, RecurrentNetwork
 from stages.ch05_recurrent_cells.tasks import MODES, Batch, draw_recall, loss_of
-from stages.common.devices import set_up_torch
+from stages.common.devices import set_up_torch, worker_processes
 from stages.common.files import placed, write_history
+from stages.common.optimizers import Adam
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
 
@@ -47,7 +45,7 @@ def train(
         gradient_clip: largest norm of the gradient; 0 for no limit.
     """
     # Fused, because with so few weights a step's time is that of its calls.
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    optimizer = Adam(model.parameters(), lr=learning_rate, fused=True)
     scheduler = None
     if schedule == "one_cycle":
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
@@ -141,15 +139,12 @@ def run_trainings(
 ) -> list[tuple[list[float], dict[str, np.ndarray]]]:
     """Run all trainings, `processes` at a time; return what `run_training` does for each.
 
-    Each has weights and random numbers of its own, so that the result doesn't depend on the number of processes. In
-    threads they would wait for one another: a step of so small a network is mostly Python.
+    Each has weights and random numbers of its own, so that the result doesn't depend on the number of processes.
     """
     job = partial(run_training, options=options)
     if processes == 1:
         return list(progress(map(job, trainings), "ch05", total=len(trainings)))
-    # A fork has PyTorch loaded already; but it is safe on Linux alone.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(processes, context, initializer=set_up_torch, initargs=(0, 1)) as pool:
+    with worker_processes(processes) as pool:
         return list(progress(pool.map(job, trainings), "ch05", total=len(trainings)))
 
 

@@ -22,6 +22,7 @@ from stages.ch08_graphs.motifs import motif_graphs
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, rounded, write_history, write_json
+from stages.common.optimizers import Adam
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
 
@@ -77,7 +78,7 @@ def predict_links(
     torch.manual_seed(seed)
     both = torch.from_numpy(np.concatenate([learned, learned[::-1]], axis=1))
     model = GAE(Encoder(x.shape[1], 32, 16))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in progress(range(epochs), "ch08 links", lambda: f"loss {losses[-1]:.3f}"):
         places = model.encode(x, both)
@@ -130,7 +131,7 @@ def classify_graphs(
     train, test = (tuple(map(torch.from_numpy, motif_graphs(graphs, nodes, generator))) for _ in range(2))
     torch.manual_seed(seed)
     model = GraphClassifier(32, pooling)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = Adam(model.parameters(), lr=0.01)
     losses = []
     ones = torch.ones(len(train[1]), 1)  # the nodes bear nothing; the edges tell all
     for _ in progress(range(epochs), f"ch08 graphs, {pooling}", lambda: f"loss {losses[-1]:.3f}"):

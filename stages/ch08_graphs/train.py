@@ -6,11 +6,9 @@ In: data/prepared/ch08/graph.npz. Out: data/models/ch08/<layer>.safetensors with
 metrics/history/ch08/<layer>.csv with the mean loss and validation accuracy, and a run in MLflow.
 """
 
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from stages.ch08_graphs import best
 from stages.ch08_graphs.layers import Graph, Weights, build_graph, forward, start_network, stored_matrix, words_of
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
 from stages.ch08_graphs.sampling import Source, batches
-from stages.common.devices import set_up_torch
+from stages.common.devices import set_up_torch, worker_processes
 from stages.common.files import placed, write_history
 from stages.common.memory import keep_freed_memory
 from stages.common.optimizers import Adam
@@ -240,9 +238,7 @@ def main() -> None:
     if num_threads == 1:
         results = [job(group) for group in progress(GROUPS, f"ch08 {layer}")]
     else:
-        # A process for each group; a fork has PyTorch loaded already, but it is safe on Linux alone.
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        with ProcessPoolExecutor(len(GROUPS), context, initializer=set_up_torch, initargs=(seed, 1)) as pool:
+        with worker_processes(len(GROUPS)) as pool:
             trainings = pool.map(job, GROUPS)
             # Meanwhile, since they take three seconds:
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401

@@ -243,8 +243,8 @@ def test_rows_held_out_leave_no_trace_but_in_the_books_scaling(rows, shape, opti
 def test_parts_and_threads_change_no_byte(rows, shape, options):
     chosen = [np.arange(start, 30 - start) for start in range(7)]  # two parts: 5 runs and 2
     options = {**options, "epochs": 6}
-    one, history = train_in_parts(*rows, chosen, 3, num_threads=1, shape=shape, options=options, label="")
-    two, history_of_two = train_in_parts(*rows, chosen, 3, num_threads=2, shape=shape, options=options, label="")
+    one, history = train_in_parts(*rows, chosen, 3, processes=1, shape=shape, options=options, label="")
+    two, history_of_two = train_in_parts(*rows, chosen, 3, processes=2, shape=shape, options=options, label="")
     assert states_equal(one, two) and history == history_of_two
     whole = HousingModel(range(3, 10), 13, **shape)
     assert train(whole, *rows, chosen, **options)["train_loss"] == pytest.approx(history["train_loss"], rel=1e-5)
