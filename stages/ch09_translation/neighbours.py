@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from stages.ch09_translation.dataset import Tokens, batch_numbers, make_batch
+from stages.ch09_translation.dataset import Batch, Tokens, batch_numbers, make_batch
 from stages.ch09_translation.memory import TranslationMemory
 from stages.ch09_translation.model import Transformer, padding_mask
 from stages.ch09_translation.tokens import PAD
@@ -83,23 +83,18 @@ class Memory:
     @torch.no_grad()
     def read(self, model: Transformer, numbers: np.ndarray) -> "Read":
         """Read pairs through the network; numbers in any shape, repeated or not."""
-        device, kept = next(model.parameters()).device, np.unique(numbers)
+        device, kept = next(model.parameters()).device, np.unique(numbers).tolist()
         src, tgt = ([tokens[number] for number in kept] for tokens in (self.src, self.tgt))
-        states: list[torch.Tensor] = [torch.empty(0)] * len(kept)
+        pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for rows in batch_numbers(src, tgt, TOKENS_PER_FORWARD):
             batch = make_batch([src[row] for row in rows], [tgt[row] for row in rows])
-            tokens = batch.src.to(device)
-            mask = padding_mask(tokens, PAD)
-            found = model.decode(batch.tgt.to(device), model.encode(tokens, mask), mask)
-            for row, own, labels in zip(rows, found, batch.labels, strict=True):
-                states[row] = own[: int((labels != PAD).sum())].clone()
-        labels = [batch_labels(tokens, device) for tokens in tgt]
-        return Read(dict(zip(kept.tolist(), zip(states, labels, strict=True), strict=True)), self.options)
-
-
-def batch_labels(tokens: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Return what the network is to tell of one target, its end last."""
-    return make_batch([[]], [list(tokens)]).labels[0].to(device)
+            batch = Batch(*(part.to(device) for part in batch))
+            mask = padding_mask(batch.src, PAD)
+            states = model.decode(batch.tgt, model.encode(batch.src, mask), mask)  # (B, T, D)
+            for row, own, labels in zip(rows, states, batch.labels, strict=True):
+                labelled = labels != PAD
+                pairs[kept[row]] = (own[labelled], labels[labelled])
+        return Read(pairs, self.options)
 
 
 class Read:
