@@ -51,11 +51,11 @@ def bleu_by_length(texts: list[dict], lengths: list[tuple[int, int | None]]) -> 
 
 
 def plot_lengths(rows: list[tuple[str, int, float, float]], path: Path) -> None:
-    """BLEU by the number of words, of the network and of the memory."""
+    """BLEU by the number of words, of the translations and of the nearest text that was trained on."""
     figure, axes = new_figure(width=7)
     places = np.arange(len(rows))
-    axes.bar(places - 0.2, [network for *_, network, _ in rows], 0.4, color=BLUE, label="Transformer")
-    axes.bar(places + 0.2, [memory for *_, memory in rows], 0.4, color=GREY, label="translation memory")
+    axes.bar(places - 0.2, [network for *_, network, _ in rows], 0.4, color=BLUE, label="Transformer with its memory")
+    axes.bar(places + 0.2, [memory for *_, memory in rows], 0.4, color=GREY, label="nearest known text")
     axes.set_xticks(places, [f"{name}\n{count} texts" for name, count, *_ in rows], fontsize=8)
     axes.set(
         title="BLEU by length of the English text (of short ones: of shorter sequences)",
@@ -117,7 +117,7 @@ def plot_table(texts: list[dict], bleu: float, path: Path) -> None:
     axes.axis("off")
     table = axes.table(
         [[*row[:3], f"{row[3]:.0f}"] for row in rows],
-        colLabels=["English", "a person's translation", "the network's", "chrF, %"],
+        colLabels=["English", "a person's translation", "the translation here", "chrF, %"],
         colWidths=[0.31, 0.31, 0.31, 0.07],
         cellLoc="left",
         bbox=[0, 0, 1, 1],
