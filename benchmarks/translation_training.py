@@ -29,7 +29,7 @@ from stages.common.memory import keep_freed_memory
 from stages.common.optimizers import Adam
 
 LONGEST, PAIRS = 350, 8  # of the book's batches
-BATCH_TOKENS, STEPS, TURNS = 3000, 6, 3
+BATCH_TOKENS, STEPS, TURNS = 2000, 8, 3
 THREADS = 2
 
 
