@@ -14,9 +14,9 @@ import time
 
 import torch
 
-from benchmarks.translation_training import matrix_rate
+from benchmarks.translation_training import matrix_rate, set_written_out, weights_met
 from stages.ch09_translation.dataset import padded
-from stages.ch09_translation.model import MultiHeadAttention, Transformer, padding_mask
+from stages.ch09_translation.model import Transformer, padding_mask
 from stages.ch09_translation.search import greedy
 from stages.ch09_translation.tokens import FIRST, LAST, PAD
 from stages.ch09_translation.translator import SENTENCES
@@ -42,20 +42,6 @@ def one_by_one(model: Transformer, src: torch.Tensor, longest: int) -> list[int]
             break
         tokens = torch.cat([tokens, best[None]], dim=1)
     return tokens[0, 1:].tolist()
-
-
-def set_written_out(model: Transformer, written_out: bool) -> None:
-    """Have the attention computed as the chapter's program does, or by the fused function."""
-    for module in model.modules():
-        if isinstance(module, MultiHeadAttention):
-            module.keep_maps = written_out
-
-
-def weights_met(model: Transformer) -> tuple[int, int, int, int]:
-    """Return how many weights a token meets: of the source in the encoder, and in the decoder; of the target; to V."""
-    of_stack = [sum(w.numel() for w in stack.parameters() if w.ndim > 1) for stack in (model.encoder, model.decoder)]
-    of_source = 2 * len(model.decoder) * model.decoder[0].cross_attention.w_key.weight.numel()
-    return of_stack[0], of_source, of_stack[1] - of_source, model.weight.numel()
 
 
 def main() -> None:

@@ -57,16 +57,24 @@ def matrix_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 10) -> floa
     return repeats * 2 * size**3 / (time.perf_counter() - started)
 
 
+def weights_met(model: Transformer) -> tuple[int, int, int, int]:
+    """Return how many weights a token meets: of the source in the encoder, and in the decoder; of the target; to V."""
+    of_stack = [sum(w.numel() for w in stack.parameters() if w.ndim > 1) for stack in (model.encoder, model.decoder)]
+    of_source = 2 * len(model.decoder) * model.decoder[0].cross_attention.w_key.weight.numel()
+    return of_stack[0], of_source, of_stack[1] - of_source, model.weight.numel()
+
+
 def operations(model: Transformer, src_tokens: int, tgt_tokens: int) -> float:
     """Return the operations of a step, forward and back: six for each weight and token that it meets."""
-    count = lambda module: sum(weight.numel() for weight in module.parameters() if weight.ndim > 1)  # noqa: E731
-    encoder, decoder = count(model.encoder), count(model.decoder)
-    of_source = sum(
-        layer.cross_attention.w_key.weight.numel() + layer.cross_attention.w_value.weight.numel()
-        for layer in model.decoder
-    )
-    projection = model.weight.numel()
-    return 6 * (src_tokens * (encoder + of_source) + tgt_tokens * (decoder - of_source + projection))
+    encoder, of_source, of_target, projection = weights_met(model)
+    return 6 * (src_tokens * (encoder + of_source) + tgt_tokens * (of_target + projection))
+
+
+def set_written_out(model: Transformer, written_out: bool) -> None:
+    """Have the attention computed as the chapter's program does, or by the fused function."""
+    for module in model.modules():
+        if isinstance(module, MultiHeadAttention):
+            module.keep_maps = written_out
 
 
 def corpus() -> tuple[list, list, Transformer]:
@@ -87,9 +95,7 @@ def chapters_program(turns: Connection) -> None:
     """Train a step whenever asked; answers (real tokens, seconds)."""
     src, tgt, model = corpus()
     optimizer = Adam(model.train().parameters(), 1e-4, eps=1e-9)
-    for module in model.modules():
-        if isinstance(module, MultiHeadAttention):
-            module.keep_maps = True
+    set_written_out(model, True)
     generator = np.random.default_rng(0)
     while turns.recv():
         numbers = generator.choice(len(src), PAIRS, replace=False)
@@ -115,11 +121,12 @@ def pipelines_program(turns: Connection) -> None:
         started = time.perf_counter()
         for _ in range(STEPS):
             own = trainer.batch(src, tgt, next(batches))
-            counts += real_tokens(own)
+            count = real_tokens(own)
+            counts += count
             with accelerator.autocast():
                 loss = trainer.objective(own, 0.1)
             trainer.prepared.zero_grad()
-            accelerator.backward(loss / real_tokens(own)[1])
+            accelerator.backward(loss / count[1])
             trainer.prepared.step()
         turns.send((int(counts.sum()), time.perf_counter() - started, operations(model, *counts.tolist())))
     turns.send(peak_memory())
