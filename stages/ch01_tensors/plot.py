@@ -4,6 +4,11 @@ In: data/evaluated/ch01/arrays.npz, metrics/ch01.json. Out: metrics/plots/ch01/{
 figures and the metrics in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch01_plot")  # loads MLflow while this process gets ready
+
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +73,7 @@ def main() -> None:
     plot_tensors({name: arrays[name] for name in ("vector", "matrix", "cube")}, PLOTS / "tensors.png")
     plot_rounding(arrays["sizes"], {name: arrays[name] for name in LABELS}, PLOTS / "rounding.png")
 
-    from stages.common.tracking import record_results
-
-    record_results(
+    tracking.record_results(
         "ch01_plot",
         ARRAYS,
         metrics=read_json("metrics/ch01.json"),

@@ -4,6 +4,11 @@ In: data/evaluated/ch02/{graph.json,descent.npz}, metrics/ch02.json, the weights
 Out: metrics/plots/ch02/*.png, and the same figures and the metrics in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch02_plot")  # loads MLflow while this process gets ready
+
 from collections import defaultdict
 from pathlib import Path
 
@@ -85,9 +90,7 @@ def main() -> None:
         plot_descents(dict(descent), gradient, PLOTS / "descent.png")
     plot_graph(read_json("data/evaluated/ch02/graph.json"), PLOTS / "graph.png")
 
-    from stages.common.tracking import record_results
-
-    record_results(
+    tracking.record_results(
         "ch02_plot",
         Path("data/models/ch02/weights.safetensors"),
         metrics=read_json("metrics/ch02.json"),

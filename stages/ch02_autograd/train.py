@@ -5,6 +5,11 @@ data/evaluated/ch02/descent.npz with `<way>_weight`, `<way>_loss` and `<way>_gra
 metrics/history/ch02.csv with those of autograd, and a run in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch02_train")  # loads MLflow while this process gets ready
+
 import time
 from pathlib import Path
 
@@ -108,11 +113,9 @@ def main() -> None:
     history = {name: values.tolist() for name, values in ways["autograd"].items()}
     write_history("metrics/history/ch02.csv", history)
 
-    from stages.common.tracking import record_training
-
     fixed = {"seed": parameters.seed, **parameters.ch02.select("recipe", "num_threads")}
     options = recipe.select("initial_weight", "gradient", "learning_rate", "numpy_iterations", "autograd_iterations")
-    record_training(
+    tracking.record_training(
         "ch02_train",
         None,
         MODEL,

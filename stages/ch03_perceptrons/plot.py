@@ -5,6 +5,11 @@ the weights (only to find their run in MLflow). Out: metrics/plots/ch03/*.png, a
 MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch03_plot")  # loads MLflow while this process gets ready
+
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +127,7 @@ def main() -> None:
     rates = {"sgd": recipe.sgd_rate, "adam": recipe.adam_rate, "adagrad": recipe.adagrad_rate}
     plot_optimizers(read_history("metrics/history/ch03.csv"), rates, PLOTS / "optimizers.png")
 
-    from stages.common.tracking import record_results
-
-    record_results(
+    tracking.record_results(
         "ch03_plot",
         Path("data/models/ch03/networks.safetensors"),
         metrics=metrics,

@@ -5,6 +5,11 @@ data/evaluated/ch03/training.npz with their way there, metrics/history/ch03.csv 
 run in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch03_train")  # loads MLflow while this process gets ready
+
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,10 +220,8 @@ def main() -> None:
         save_file({name: value.contiguous() for name, value in weights.items()}, path)
     write_history("metrics/history/ch03.csv", history)
 
-    from stages.common.tracking import record_training
-
     fixed = {"seed": seed, **parameters.ch03.select("recipe", "num_threads")}
-    record_training(
+    tracking.record_training(
         "ch03_train",
         None,
         MODEL,

@@ -4,7 +4,13 @@ In: data/prepared/ch04/housing.npz, data/models/ch04/*.safetensors. Out: metrics
 data/evaluated/ch04/predictions.npz with `train`, `train_predictions`, `test`, `test_predictions` of the first run.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch04_evaluate")  # loads MLflow while this process gets ready
+
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +21,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 
 from stages.ch04_housing.model import HousingModel
 from stages.ch04_housing.train import HOUSING, MODELS, fold_splits
-from stages.common.devices import set_up_torch
+from stages.common.devices import set_up_torch, worker_processes
 from stages.common.files import placed, rounded, write_json
 from stages.common.params import declared_parameters
 
@@ -35,16 +41,28 @@ def fold_scores(prices: np.ndarray, splits: list, predictions: np.ndarray) -> np
     return np.array([r2_score(prices[rows], fold[rows]) for (_, rows), fold in zip(splits, predictions, strict=True)])
 
 
-def peer_scores(
-    peer: RegressorMixin, features: np.ndarray, prices: np.ndarray, splits: list, num_threads: int
-) -> np.ndarray:
-    """Return R² of a scikit-learn regressor on the same folds, (folds,), fitting `num_threads` at a time."""
+def fitted_predictions(job: tuple[RegressorMixin, np.ndarray], features: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    """Fit a copy of a regressor to some rows, `job` the two; return the prices that it gives to all, (rows,)."""
+    peer, rows = job
+    return clone(peer).fit(features[rows], prices[rows]).predict(features)
 
-    def fit(split: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return clone(peer).fit(features[split[0]], prices[split[0]]).predict(features)
 
-    with ThreadPoolExecutor(num_threads) as threads:
-        return fold_scores(prices, splits, np.array(list(threads.map(fit, splits))))
+def peer_predictions(
+    peers: Mapping[str, RegressorMixin],
+    features: np.ndarray,
+    prices: np.ndarray,
+    train_rows: Sequence[np.ndarray],
+    processes: int,
+) -> dict[str, np.ndarray]:
+    """Return for each regressor the prices (fits, rows) that it gives after fitting each of `train_rows`."""
+    jobs = [(peer, rows) for peer in peers.values() for rows in train_rows]
+    fit = partial(fitted_predictions, features=features, prices=prices)
+    if processes == 1:
+        found = [fit(job) for job in jobs]
+    else:
+        with worker_processes(processes) as pool:
+            found = list(pool.map(fit, jobs))
+    return dict(zip(peers, np.array(found).reshape(len(peers), len(train_rows), -1), strict=True))
 
 
 def main() -> None:
@@ -80,15 +98,13 @@ def main() -> None:
         "cv_r2_mean": cv_r2.mean(),
         "cv_r2_std": cv_r2.std(ddof=1),
     }
-    for name, peer in {
-        "gbr": GradientBoostingRegressor(random_state=seed),
-        "rf": RandomForestRegressor(random_state=seed),
-    }.items():
-        scores = peer_scores(peer, features, prices, splits, chapter.num_threads)
-        fitted = clone(peer).fit(features[train_rows], prices[train_rows])
+    peers = {"gbr": GradientBoostingRegressor(random_state=seed), "rf": RandomForestRegressor(random_state=seed)}
+    rows_of_fits = [*(rows for rows, _ in splits), train_rows]
+    for name, found in peer_predictions(peers, features, prices, rows_of_fits, chapter.num_threads).items():
+        scores = fold_scores(prices, splits, found[:-1])
         metrics[f"peer_{name}_cv_r2"] = scores.mean()
         metrics[f"peer_{name}_cv_r2_std"] = scores.std(ddof=1)
-        metrics[f"peer_{name}_r2"] = r2_score(test, fitted.predict(features[test_rows]))
+        metrics[f"peer_{name}_r2"] = r2_score(test, found[-1][test_rows])
     metrics = rounded(metrics)
     write_json("metrics/ch04.json", metrics)
     with placed(PREDICTIONS) as path:
@@ -100,10 +116,10 @@ def main() -> None:
             test_predictions=predictions[0][test_rows],
         )
 
-    from stages.common.tracking import record_results
-
     model_file = MODELS / "runs.safetensors"
-    record_results("ch04_evaluate", model_file, metrics={f"test_{name}": value for name, value in metrics.items()})
+    tracking.record_results(
+        "ch04_evaluate", model_file, metrics={f"test_{name}": value for name, value in metrics.items()}
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import nn
 
+from stages.common.optimizers import Adam
+
 START_LENGTH, START_SHARED_LENGTH, START_NOISE = 3.0, 10.0, 0.1  # in deviations of a feature; a variance
 CHOLESKY_JITTER = 1e-6
 
@@ -61,11 +63,19 @@ class GaussianProcess(nn.Module):
 
 def kernel(left: torch.Tensor, right: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
     """Return the kernel between each of left (Q, F) and each of right (N, F): (Q, N)."""
+    own, shared = kernel_parts(left, right, log_scales)
+    return own + shared
+
+
+def kernel_parts(
+    left: torch.Tensor, right: torch.Tensor, log_scales: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the kernel's two parts, (Q, N) each: with a length for each feature, and with one for all."""
     first, second, _, length = log_scales[:4].exp()
     lengths = log_scales[4:].exp()
     own = squared_distances(left / lengths, right / lengths)
     shared = squared_distances(left / length, right / length)
-    return first * (-own / 2).exp() + second * (-shared / 2).exp()
+    return first * (-own / 2).exp(), second * (-shared / 2).exp()
 
 
 def squared_distances(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -89,20 +99,35 @@ def log_likelihood(rows: torch.Tensor, targets: torch.Tensor, log_scales: torch.
 def likeliest_scales(
     rows: torch.Tensor, targets: torch.Tensor, start: torch.Tensor, steps: int, rate: float
 ) -> torch.Tensor:
-    """Return the logarithms of the scales after `steps` of Adam towards the highest marginal likelihood.
-
-    The gradient with respect to the covariance K is ½(K⁻¹yyᵀK⁻¹ − K⁻¹), equation 5.9; with it autograd has only the
-    kernel to differentiate, and not the factorisation, which halves the time.
-    """
-    log_scales = start.clone().requires_grad_()
-    stepper = torch.optim.Adam([log_scales], lr=rate)
+    """Return the logarithms of the scales after `steps` of Adam towards the highest marginal likelihood."""
+    log_scales = start.clone()
+    stepper = Adam([log_scales], lr=rate)
     for _ in range(steps):
-        matrix = covariance(rows, log_scales)
-        with torch.no_grad():
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-            solved = inverse @ targets
-            gradient = (inverse - torch.outer(solved, solved)) / 2  # of the negative logarithm
-        stepper.zero_grad()
-        matrix.backward(gradient)
+        log_scales.grad = -likelihood_gradient(rows, targets, log_scales)
         stepper.step()
-    return log_scales.detach()
+    return log_scales
+
+
+def likelihood_gradient(rows: torch.Tensor, targets: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of `log_likelihood` by log_scales, (4 + F,), quicker than autograd.
+
+    By the covariance K it is G = ½(K⁻¹yyᵀK⁻¹ − K⁻¹), equation 5.9. By the logarithm of a part's variance, K's
+    derivative is that part, P; by that of a length, P times the squared distance along it, and with W = G∘P
+
+        Σ_ij W_ij (x_i − x_j)² = 2 (Σ_i x_i² Σ_j W_ij − Σ_i x_i (W x)_i).
+    """
+    own, shared = kernel_parts(rows, rows, log_scales)
+    noise = log_scales[2].exp()
+    matrix = own + shared
+    matrix.diagonal().add_(noise + CHOLESKY_JITTER)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    solved = inverse @ targets
+    by_matrix = (torch.outer(solved, solved) - inverse) / 2
+
+    def by_lengths(weights: torch.Tensor) -> torch.Tensor:  # (F,), of each feature's squared distances
+        return 2 * (weights.sum(1) @ rows.square() - (rows * (weights @ rows)).sum(0))
+
+    own, shared = own.mul_(by_matrix), shared.mul_(by_matrix)
+    variances = torch.stack([own.sum(), shared.sum(), noise * by_matrix.trace()])
+    shared_length = by_lengths(shared).sum() * (-2 * log_scales[3]).exp()
+    return torch.cat([variances, shared_length[None], by_lengths(own) * (-2 * log_scales[4:]).exp()])

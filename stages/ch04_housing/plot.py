@@ -4,6 +4,11 @@ In: the raw table, the loss history, the first run's predictions, the metrics, t
 MLflow). Out: metrics/plots/ch04/*.png, and the same figures in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch04_plot")  # loads MLflow while this process gets ready
+
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +58,9 @@ def main() -> None:
         pairs = {name: (arrays[name], arrays[f"{name}_predictions"]) for name in ("train", "test")}
     plot_predictions(pairs, read_json("metrics/ch04.json")["r2"], PLOTS / "predictions.png")
 
-    from stages.common.tracking import record_results
-
-    record_results("ch04_plot", Path("data/models/ch04/runs.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png")))
+    tracking.record_results(
+        "ch04_plot", Path("data/models/ch04/runs.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png"))
+    )
 
 
 if __name__ == "__main__":

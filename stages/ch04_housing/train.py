@@ -4,8 +4,13 @@ In: data/prepared/ch04/housing.npz. Out: data/models/ch04/runs.safetensors, data
 metrics/history/ch04.csv with the first run's loss, and a run in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch04_train", models=True)  # loads MLflow while this process gets ready
+
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from safetensors.torch import save_file
 from stages.ch04_housing.model import HousingModel
 from stages.common.devices import set_up_torch, worker_processes
 from stages.common.files import placed, write_history
+from stages.common.optimizers import SGD, Adam
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
 
@@ -98,16 +104,16 @@ def train(
     scaled = (targets - model.target_mean) / model.target_deviation  # (R, N)
     encoded = model.encoded(features.expand(model.runs, -1, -1))
     if model.process is not None:
-        model.process.fit(encoded[0][:: model.members], scaled, weights > 0, process_steps, process_learning_rate)
+        model.process.fit(encoded[0][:: model.members].mT, scaled, weights > 0, process_steps, process_learning_rate)
     scaled, weights = (values.repeat_interleave(model.members, dim=0) for values in (scaled, weights))  # (B, N)
 
     decayed = [parameter for name, parameter in model.named_parameters() if name.endswith("weight")]
     others = [parameter for name, parameter in model.named_parameters() if not name.endswith("weight")]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     if optimizer == "adamw":
-        stepper = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
+        stepper = Adam(groups, lr=learning_rate, betas=(0.9, 0.99), decoupled_weight_decay=True, fused=True)  # AdamW
     else:
-        stepper = torch.optim.SGD(groups, lr=learning_rate)
+        stepper = SGD(groups, lr=learning_rate)
     scheduler = None
     if schedule == "one_cycle":
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -126,52 +132,58 @@ def train(
 
 
 def train_part(
-    first: int,
+    part: tuple[int, Sequence[np.ndarray]],
     features: torch.Tensor,
     prices: torch.Tensor,
-    train_rows: Sequence[np.ndarray],
     seed: int,
     shape: dict,
     options: dict,
 ) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
-    """Train the runs from `first` on, a part of them; return the model's state and its history."""
-    chosen = train_rows[first : first + RUNS_PER_PART]
-    model = HousingModel([seed + first + run for run in range(len(chosen))], features.shape[1], **shape)
-    history = train(model, features, prices, chosen, **options)
+    """Train the runs of a `part`, the first one's number and the rows of each; return the state and the history."""
+    first, train_rows = part
+    model = HousingModel([seed + first + run for run in range(len(train_rows))], features.shape[1], **shape)
+    history = train(model, features, prices, train_rows, **options)
     return {name: value.numpy() for name, value in model.state_dict().items()}, history
 
 
 def train_in_parts(
     features: torch.Tensor,
     prices: torch.Tensor,
-    train_rows: Sequence[np.ndarray],
+    groups: Mapping[str, Sequence[np.ndarray]],
     seed: int,
     processes: int,
     shape: dict,
     options: dict,
-    label: str,
-) -> tuple[HousingModel, dict[str, list[float]]]:
-    """Train a run for each of `train_rows`, a few at a time in each of `processes`.
+) -> dict[str, tuple[HousingModel, dict[str, list[float]]]]:
+    """Train a run for each of a group's sets of training rows, a few at a time in each of `processes`.
 
     The runs have nothing to do with one another, so the bytes of the result don't depend on the number of processes.
 
     Returns:
-        the model of all runs, and the history of the first.
+        for each group, the model of all its runs, and the history of the first.
     """
-    data = {"features": features, "prices": prices, "train_rows": train_rows}
-    job = partial(train_part, **data, seed=seed, shape=shape, options=options)
-    starts = range(0, len(train_rows), RUNS_PER_PART)
+    parts = [
+        (name, (first, train_rows[first : first + RUNS_PER_PART]))
+        for name, train_rows in groups.items()
+        for first in range(0, len(train_rows), RUNS_PER_PART)
+    ]
+    job = partial(train_part, features=features, prices=prices, seed=seed, shape=shape, options=options)
+    waiting = [part for _, part in parts]
     if processes == 1:
-        parts = list(progress(map(job, starts), label, total=len(starts)))
+        trained = list(progress(map(job, waiting), "ch04", total=len(parts)))
     else:
         with worker_processes(processes) as pool:
-            parts = list(progress(pool.map(job, starts), label, total=len(starts)))
-    states = [state for state, _ in parts]
-    # In every tensor the first dimension counts networks, run after run.
-    joined = {name: torch.from_numpy(np.concatenate([state[name] for state in states])) for name in states[0]}
-    model = HousingModel([0] * len(train_rows), features.shape[1], **shape)
-    model.load_state_dict(joined)
-    return model, parts[0][1]
+            trained = list(progress(pool.map(job, waiting), "ch04", total=len(parts)))
+    results = {}
+    for name, train_rows in groups.items():
+        own = [result for (group, _), result in zip(parts, trained, strict=True) if group == name]
+        states = [state for state, _ in own]
+        # In every tensor the first dimension counts networks, run after run.
+        joined = {key: torch.from_numpy(np.concatenate([state[key] for state in states])) for key in states[0]}
+        model = HousingModel([0] * len(train_rows), features.shape[1], **shape)
+        model.load_state_dict(joined)
+        results[name] = (model, own[0][1])
+    return results
 
 
 def main() -> None:
@@ -202,29 +214,25 @@ def main() -> None:
         "process_steps",
         "process_learning_rate",
     )
-    jobs = {"runs": [book_rows] * chapter.runs, "folds": fold_rows}
     started = time.time()
-    histories, models = {}, {}
-    for name, train_rows in jobs.items():
-        models[name], histories[name] = train_in_parts(
-            features, prices, train_rows, parameters.seed, chapter.num_threads, shape, options, label=f"ch04 {name}"
-        )
+    groups = {"folds": fold_rows, "runs": [book_rows] * chapter.runs}
+    trained = train_in_parts(features, prices, groups, parameters.seed, chapter.num_threads, shape, options)
+    for name, (model, _) in trained.items():
         with placed(MODELS / f"{name}.safetensors") as path:
-            save_file(models[name].state_dict(), path)
-    write_history(HISTORY, histories["runs"])
-
-    from stages.common.tracking import record_training
+            save_file(model.state_dict(), path)
+    model, history = trained["runs"]
+    write_history(HISTORY, history)
 
     fixed = {"seed": parameters.seed, **chapter.select("recipe", "runs", "num_threads")}
-    record_training(
+    tracking.record_training(
         "ch04_train",
         None,
         MODELS / "runs.safetensors",
         parameters={**fixed, **shape, **options},
-        history=histories["runs"],
+        history=history,
         datasets={"ch04_housing": Path(HOUSING)},
         started=started,
-        model=models["runs"].first_run().eval(),
+        model=model.first_run().eval(),
         example=features[:2].float().numpy(),
     )
 

@@ -4,6 +4,11 @@ In: metrics/ch05/<cell>.json, metrics/history/ch05/<cell>.csv, data/evaluated/ch
 find their runs in MLflow). Out: metrics/plots/ch05/*.png, and the same figures and the metrics in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch05_plot")  # loads MLflow while this process gets ready
+
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +73,8 @@ def main() -> None:
         plot_gradients(dict(norms), PLOTS / "gradients.png")
     plot_losses({cell: read_history(f"metrics/history/ch05/{cell}.csv") for cell in CELLS}, lengths, PLOTS / "loss.png")
 
-    from stages.common.tracking import record_results
-
     for cell in CELLS:
-        record_results(
+        tracking.record_results(
             "ch05_plot",
             Path(f"data/models/ch05/{cell}.safetensors"),
             metrics=metrics[cell],

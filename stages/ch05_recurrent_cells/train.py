@@ -7,6 +7,11 @@ mean, and a run in MLflow.
 One stage for the three, because starting three would take longer than their training.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch05_train")  # loads MLflow while this process gets ready
+
 import time
 from collections.abc import Callable
 from functools import partial
@@ -190,11 +195,9 @@ def main() -> None:
         histories[cell] = mean_losses(losses, budget["lengths"], budget["runs"])
         write_history(f"metrics/history/ch05/{cell}.csv", histories[cell])
 
-    from stages.common.tracking import record_training
-
     fixed = {"seed": seed, **parameters.ch05.select("recipe", "num_threads"), "mode_steps": mode_steps}
     for cell, history in histories.items():
-        record_training(
+        tracking.record_training(
             "ch05_train",
             None,
             model_path(cell),

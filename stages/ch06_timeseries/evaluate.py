@@ -5,6 +5,11 @@ data/evaluated/ch06/<cell>.npz with `targets` and `predictions` (windows,). Run 
 `python -m stages.ch06_timeseries.evaluate rnn`.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch06_evaluate")  # loads MLflow while this process gets ready
+
 import sys
 
 import numpy as np
@@ -74,9 +79,7 @@ def main() -> None:
     with placed(f"data/evaluated/ch06/{cell}.npz") as path:
         np.savez(path, targets=targets, predictions=predictions)
 
-    from stages.common.tracking import record_results
-
-    record_results(
+    tracking.record_results(
         "ch06_evaluate",
         model_path(cell),
         metrics={f"test_{name}": value for name, value in metrics.items()},

@@ -4,6 +4,11 @@ In: the series, both cells' histories and forecasts, the comparison of noise lev
 runs in MLflow). Out: metrics/plots/ch06/*.png, and the same figures in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch06_plot")  # loads MLflow while this process gets ready
+
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +79,8 @@ def main() -> None:
         PLOTS / "noise_levels.png",
     )
 
-    from stages.common.tracking import record_results
-
     for cell in CELLS:
-        record_results(
+        tracking.record_results(
             "ch06_plot", Path(f"data/models/ch06/{cell}.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png"))
         )
 

@@ -4,6 +4,11 @@ In: data/prepared/ch06/windows.npz. Out: data/models/ch06/<cell>.safetensors, me
 loss of every epoch, and a run in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch06_train", models=True)  # loads MLflow while this process gets ready
+
 import sys
 import time
 from pathlib import Path
@@ -17,6 +22,7 @@ from stages.ch06_timeseries.model import Forecaster
 from stages.ch06_timeseries.preprocess import WINDOWS
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, write_history
+from stages.common.optimizers import Adam
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
 
@@ -46,7 +52,7 @@ def train(
         gradient_clip: largest norm of the gradient; 0 for no limit.
     """
     steps_per_epoch = -(-len(inputs) // batch_size)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    optimizer = Adam(model.parameters(), lr=learning_rate)
     scheduler = None
     if schedule == "one_cycle":
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=epochs * steps_per_epoch)
@@ -84,10 +90,8 @@ def main() -> None:
         save_file(model.state_dict(), path)
     write_history(f"metrics/history/ch06/{cell}.csv", history)
 
-    from stages.common.tracking import record_training
-
     fixed = {"seed": parameters.seed, **parameters.ch06.select("recipe", "num_threads")}
-    record_training(
+    tracking.record_training(
         "ch06_train",
         cell,
         model_path(cell),

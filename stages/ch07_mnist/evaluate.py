@@ -5,6 +5,11 @@ data/evaluated/ch07/predictions.npz with `probabilities` (pictures, 10) of the t
 `filters` (channels, height, width) and its `feature_maps` of the first test picture, likewise, for fig. 72.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch07_evaluate")  # loads MLflow while this process gets ready
+
 import numpy as np
 import torch
 from safetensors.torch import load_file
@@ -93,10 +98,10 @@ def main() -> None:
     with placed(PREDICTIONS) as path:
         np.savez(path, probabilities=probabilities, filters=filters, feature_maps=feature_maps)
 
-    from stages.common.tracking import record_results
-
     by_class = {f"test_accuracy_of_{digit}": value for digit, value in metrics.pop("class_accuracy").items()}
-    record_results("ch07_evaluate", MODEL, {f"test_{name}": value for name, value in metrics.items()} | by_class)
+    tracking.record_results(
+        "ch07_evaluate", MODEL, {f"test_{name}": value for name, value in metrics.items()} | by_class
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,11 @@ In: the history, the predictions, the metrics, the prepared pictures, the model 
 Out: metrics/plots/ch07/*.png, and the same figures in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch07_plot")  # loads MLflow while this process gets ready
+
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +110,9 @@ def main() -> None:
     plot_mistakes(images, labels, probabilities, PLOTS / "mistakes.png")
     plot_feature_maps(images[0], filters, maps, PLOTS / "feature_maps.png")
 
-    from stages.common.tracking import record_results
-
-    record_results("ch07_plot", Path("data/models/ch07/network.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png")))
+    tracking.record_results(
+        "ch07_plot", Path("data/models/ch07/network.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png"))
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,11 @@ where pictures are held out, the validation loss and accuracy of every epoch, an
 checkpoint from which a killed training goes on.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch07_train", models=True)  # loads MLflow while this process gets ready
+
 import copy
 import time
 from collections.abc import Callable
@@ -21,6 +26,7 @@ from stages.ch07_mnist.preprocess import MNIST
 from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from stages.common.devices import find_device, set_up_torch
 from stages.common.files import placed, write_history
+from stages.common.optimizers import SGD
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
 
@@ -56,7 +62,7 @@ class Trainer:
         others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         if optimizer == "sgd":
-            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            self.optimizer: torch.optim.Optimizer = SGD(
                 groups, learning_rate, momentum=MOMENTUM, nesterov=True, foreach=True
             )
         else:
@@ -196,12 +202,10 @@ def main() -> None:
         save_file({name: tensor.cpu().contiguous() for name, tensor in trainer.best.items()}, path)
     write_history(HISTORY, trainer.history)
 
-    from stages.common.tracking import record_training
-
     model = build_network(**shape)
     model.load_state_dict(trainer.best)
     fixed = {**parameters.select("seed", "device"), **parameters.ch07.select("recipe", "num_threads")}
-    record_training(
+    tracking.record_training(
         "ch07_train",
         None,
         MODEL,

@@ -73,10 +73,11 @@ def disagreement(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     logits (nodes, samples, runs, classes). The mean over the samples is sharpened by p^(1/T), made to add up to 1, and
     taken as given; the distance is squared, summed over classes, and averaged over papers and samples.
     """
-    shares = logits.softmax(dim=-1)
-    common = shares.mean(dim=1, keepdim=True).detach() ** (1 / temperature)
-    common = common / common.sum(dim=-1, keepdim=True)
-    return (shares - common).square().sum(dim=-1).mean(dim=(0, 1))
+    # As they lie in memory, papers innermost, which makes all of this several times as fast.
+    shares = logits.permute(1, 2, 3, 0).softmax(dim=2)  # (samples, runs, classes, nodes)
+    common = shares.mean(dim=0).detach() ** (1 / temperature)
+    common = common / common.sum(dim=1, keepdim=True)
+    return (shares - common).square().sum(dim=2).mean(dim=(0, 2))
 
 
 def losses_of(

@@ -19,7 +19,6 @@ from stages.ch08_graphs.layers import (
     forward,
     hidden_values,
     layer_weights,
-    transform,
 )
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
 from stages.ch08_graphs.train import GROUPS, Parts, accuracies_at, at_nodes, layer_name, model_path, parts_of
@@ -95,9 +94,7 @@ def embed(values: np.ndarray, seed: int) -> np.ndarray:
 def attention_of(graph: Graph, weights: Weights, run: int) -> np.ndarray:
     """Return the attention (edges,) of the first layer of a GAT's run, the mean of its heads."""
     first = {name: value[run : run + 1] for name, value in layer_weights(weights, 1).items()}
-    heads, channels = first["source"].shape[1:]
-    hidden = transform(graph, None, first["weight"]).unflatten(-1, (heads, channels))
-    return attention(graph, hidden, first)[:, 0].mean(dim=-1).numpy()
+    return attention(graph, None, first)[:, 0].mean(dim=-1).numpy()
 
 
 @torch.no_grad()

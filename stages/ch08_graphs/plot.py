@@ -5,6 +5,11 @@ weights (only to find their runs in MLflow). Out: metrics/plots/ch08/*.png, and 
 MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch08_plot")  # loads MLflow while this process gets ready
+
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -208,10 +213,8 @@ def main() -> None:
     plot_computation(arrays, node, PLOTS / "computation.png")
     plot_adjacency(arrays, PLOTS / "adjacency.png")
 
-    from stages.common.tracking import record_results
-
     for layer in TRAINED:
-        record_results(
+        tracking.record_results(
             "ch08_plot",
             Path(f"data/models/ch08/{layer}.safetensors"),
             metrics=read_json(f"metrics/ch08/{layer}.json"),

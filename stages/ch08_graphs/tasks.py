@@ -6,6 +6,11 @@ metrics/ch08/tasks.json, data/models/ch08/tasks.safetensors, metrics/history/ch0
 Here PyTorch Geometric's own layers do the work.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch08_tasks")  # loads MLflow while this process gets ready
+
 import time
 import warnings
 from pathlib import Path
@@ -178,11 +183,9 @@ def main() -> None:
     metrics = rounded(metrics)
     write_json("metrics/ch08/tasks.json", metrics)
 
-    from stages.common.tracking import record_results, record_training
-
     fixed = {"seed": seed, **parameters.ch08.select("recipe", "num_threads")}
     options = recipe.select("held_out_links", "motif_graphs", "motif_nodes", "task_epochs")
-    record_training(
+    tracking.record_training(
         "ch08_tasks",
         None,
         MODEL,
@@ -191,7 +194,7 @@ def main() -> None:
         datasets={"ch08_cora": Path(GRAPH)},
         started=started,
     )
-    record_results("ch08_tasks", MODEL, metrics=metrics)
+    tracking.record_results("ch08_tasks", MODEL, metrics=metrics)
 
 
 if __name__ == "__main__":

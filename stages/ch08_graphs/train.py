@@ -6,6 +6,11 @@ In: data/prepared/ch08/graph.npz. Out: data/models/ch08/<layer>.safetensors with
 metrics/history/ch08/<layer>.csv with the mean loss and validation accuracy, and a run in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch08_train")  # loads MLflow while this process gets ready
+
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -240,11 +245,6 @@ def main() -> None:
     else:
         with worker_processes(len(GROUPS)) as pool:
             trainings = pool.map(job, GROUPS)
-            # Meanwhile, since they take three seconds:
-            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
-            import stages.common.tracking  # noqa: F401
-
             results = list(progress(trainings, f"ch08 {layer}", total=len(GROUPS)))
     with placed(model_path(layer)) as path:
         save_file({key: value for weights, _ in results for key, value in weights.items()}, path)
@@ -255,11 +255,9 @@ def main() -> None:
     }
     write_history(f"metrics/history/ch08/{layer}.csv", history)
 
-    from stages.common.tracking import record_training
-
     shown = best_options if layer == "best" else sampling
     fixed = {"seed": seed, "layer": name, **parameters.ch08.select("recipe", "num_threads"), **runs}
-    record_training(
+    tracking.record_training(
         "ch08_train",
         layer,
         model_path(layer),

@@ -9,6 +9,11 @@ The book's program prints two of the validation sentences, blanks between all to
 such texts; here the scores are of plain texts, on sentences that nothing was chosen by.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch09_evaluate")  # loads MLflow while this process gets ready
+
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -133,7 +138,7 @@ def main() -> int:
     corpus = datasets.load_from_disk(str(CORPUS))
     train, test = corpus["train"], corpus["test"]
     sources, references, known_translations = test["en"][:], test["ru"][:], train["ru"][:]
-    memory = Memory(train["en"][:], train["src"][:], train["tgt"][:], **options)
+    memory = Memory.of(train, options)
     try:
         translator = load_translator(MODEL, TOKENIZERS, find_device(parameters.device))
     except ValueError as error:
@@ -170,9 +175,7 @@ def main() -> int:
             positions=sinusoids(POSITIONS_SHOWN, d_model).numpy(),
         )
 
-    from stages.common.tracking import record_results
-
-    record_results(
+    tracking.record_results(
         "ch09_evaluate",
         MODEL,
         {f"test_{name}": value for name, value in metrics.items()},

@@ -13,7 +13,7 @@ Letters of the shapes: Q sentences, W open translations of each, N places in the
 model.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +75,11 @@ class Memory:
     ):
         self.texts, self.src, self.tgt = TranslationMemory(english), src, tgt
         self.pairs, self.options = memory_pairs, (memory_nearest, memory_temperature, memory_reach)
+
+    @classmethod
+    def of(cls, train: Mapping[str, Sequence], options: Mapping[str, float]) -> "Memory":
+        """Return the memory of a training split, its columns `en`, `src` and `tgt`; options by the names above."""
+        return cls(train["en"][:], train["src"][:], train["tgt"][:], **options)
 
     def find(self, texts: Sequence[str]) -> np.ndarray:
         """Return (texts, pairs): the numbers of the pairs whose English is nearest to each text."""

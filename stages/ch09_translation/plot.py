@@ -4,6 +4,11 @@ In: the history, the metrics, the translations, the attention, the model (only t
 Out: metrics/plots/ch09/*.png, and the same figures in MLflow.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch09_plot")  # loads MLflow while this process gets ready
+
 import textwrap
 from pathlib import Path
 
@@ -147,10 +152,8 @@ def main() -> None:
     plot_attention(attention["maps"], words, written, PLOTS / "attention.png")
     plot_table(texts, read_json("metrics/ch09.json")["bleu"], PLOTS / "translations.png")
 
-    from stages.common.tracking import record_results
-
     model = Path("data/models/ch09/transformer.safetensors")
-    record_results("ch09_plot", model, figures=sorted(PLOTS.glob("[!.]*.png")))
+    tracking.record_results("ch09_plot", model, figures=sorted(PLOTS.glob("[!.]*.png")))
 
 
 if __name__ == "__main__":

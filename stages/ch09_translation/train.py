@@ -7,6 +7,11 @@ checkpoint from which a killed training goes on.
 `ch09.launcher` starts it: in one process, or in several that share each batch and end with the same weights.
 """
 
+from stages.common import tracking
+
+if __name__ == "__main__":
+    tracking.start("ch09_train", models=True)  # loads MLflow while this process gets ready
+
 import copy
 import json
 import math
@@ -270,10 +275,8 @@ def main() -> None:
             save_file({name: tensor.cpu().contiguous() for name, tensor in trainer.best.items()}, path, metadata)
         write_history(HISTORY, trainer.history)
 
-        from stages.common.tracking import record_training
-
         fixed = {**parameters.select("seed", "device"), **parameters.ch09.select("recipe", "num_threads")}
-        record_training(
+        tracking.record_training(
             "ch09_train",
             None,
             MODEL,
@@ -281,6 +284,9 @@ def main() -> None:
             history=trainer.history,
             datasets={"ch09_train": next(Path(CORPUS, "train").glob("*.arrow"))},
             started=started,
+            model=Path("stages/ch09_translation/served.py"),
+            example=(["Turn on the light"], {"beams": 4, "penalty": 1.0}),
+            artifacts={"model": MODEL, "tokenizers": TOKENIZERS},
         )
         checkpoint.remove()
     accelerator.end_training()

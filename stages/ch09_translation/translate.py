@@ -34,14 +34,6 @@ def lines_of(source: str) -> list[str]:
         raise ValueError(f"{name}: not UTF-8 text: byte {error.start} is {content[error.start]:#04x}") from None
 
 
-def trained_pairs(options: dict) -> Memory:
-    """Return the memory of what the network was trained on; `options` are those of Memory."""
-    import datasets
-
-    train = datasets.load_from_disk(str(CORPUS))["train"]
-    return Memory(train["en"][:], train["src"][:], train["tgt"][:], **options)
-
-
 def remarks(translator: Translator, text: str, number: int) -> list[str]:
     """Return what a reader of the translation should know, a line each."""
     lines = []
@@ -83,7 +75,9 @@ def main() -> int:
         texts = options.text or lines_of(options.file or "-")
         translator = load_translator(MODEL, TOKENIZERS, torch.device("cpu"))
         if of_memory["memory_pairs"] and not options.no_memory:
-            translator.memory = trained_pairs(of_memory)
+            import datasets
+
+            translator.memory = Memory.of(datasets.load_from_disk(str(CORPUS))["train"], of_memory)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

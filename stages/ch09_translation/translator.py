@@ -117,10 +117,8 @@ def longest_fitting(start: int, end: int, fits: Callable[[int, int], bool]) -> i
     return stop
 
 
-def load_translator(
-    model_file: Path, tokenizers_file: Path, device: torch.device, memory: Memory | None = None
-) -> Translator:
-    """Read what training left; `memory` as for Translator.
+def load_translator(model_file: Path, tokenizers_file: Path, device: torch.device) -> Translator:
+    """Read what training left; there is no memory in it.
 
     Raises:
         ValueError: with one line, for a file that is no such checkpoint, or tokenizers that are not its own.
@@ -140,7 +138,7 @@ def load_translator(
         model.load_state_dict(tensors)
     except RuntimeError:
         raise ValueError(f"{model_file}: its weights are of another shape than it says: {saved['shape']}") from None
-    return Translator(model.to(device), load_tokenizers(tokenizers_file), saved["shape"]["longest"], memory)
+    return Translator(model.to(device), load_tokenizers(tokenizers_file), saved["shape"]["longest"])
 
 
 @torch.no_grad()

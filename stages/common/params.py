@@ -36,8 +36,11 @@ class ParametersError(Exception):
         self.file = file
 
 
-class Yaml12Loader(yaml.SafeLoader):
-    """Reads plain scalars by YAML 1.2, as DVC does: 1e-5 is a number, 010 is ten, and yes is a word."""
+class Yaml12Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Reads plain scalars by YAML 1.2, as DVC does: 1e-5 is a number, 010 is ten, and yes is a word.
+
+    With libyaml, where PyYAML was built with it, in a tenth of the time.
+    """
 
     yaml_implicit_resolvers: ClassVar[dict] = {}
 

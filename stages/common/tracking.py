@@ -1,36 +1,48 @@
 """MLflow: one experiment a chapter, one run a training; what is measured later lands in the run that trained.
 
-The store is SQLite in the root of the main workspace (DVC_ROOT), also for stages that DVC runs in a temporary copy of
-the repository, unless MLFLOW_TRACKING_URI names another. A run is found again by the SHA-256 of the model's file: a run
-id in a DVC output would make that output different from run to run.
+MLflow takes some five seconds to load and to open its store. So a stage starts a second process first of all, which
+does that while this one loads PyTorch and trains, and which records what this one tells it (stages/common/recorder.py):
+
+    from stages.common import tracking
+
+    if __name__ == "__main__":
+        tracking.start("ch06_train")
+
+    import torch
+    …
+    tracking.record_training("ch06_train", …)
 """
 
-import json
-import logging
+import gc
+import importlib
 import os
+import pickle
 import subprocess
-import time
-import warnings
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import that would start it
+RECORDER = "stages.common.recorder"
 
-import mlflow
-import numpy as np
-from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+_recorder: subprocess.Popen | None = None
 
-from stages.common.files import file_hash
-from stages.common.params import dependency_hashes, main_root
 
-METRICS_PER_BATCH = 1000  # MLflow refuses larger batches
-MODEL_TAG = "model_sha256"
-EXPERIMENT_TAG = "dvc.experiment"
+class RecordingError(Exception):
+    """MLflow refused what a stage wanted to record; the message says why."""
 
-logging.getLogger("alembic").setLevel(logging.WARNING)
-logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+def start(stage: str, models: bool = False) -> None:
+    """Start the process that records for this one. Where none was started, this process records by itself.
+
+    Args:
+        stage: name in dvc.yaml, such as "ch06_train".
+        models: whether models will be recorded, for which the other process loads PyTorch, too.
+    """
+    global _recorder
+    gc.disable()  # until set_up_torch: there is no garbage in what is loaded, and looking for it takes half a second
+    if os.environ.get("RANK", "0") == "0":  # of several processes that train together, the first records
+        command = [sys.executable, "-m", RECORDER, stage, str(os.getpid()), *(["--models"] if models else [])]
+        _recorder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def record_training(
@@ -42,7 +54,8 @@ def record_training(
     datasets: Mapping[str, Path],
     started: float,
     model=None,
-    example: np.ndarray | None = None,
+    example=None,
+    artifacts: Mapping[str, Path] | None = None,
 ) -> str:
     """Record a finished training as one MLflow run and return the run's id.
 
@@ -54,31 +67,28 @@ def record_training(
         history: metric name to its value after each epoch, first epoch first.
         datasets: name to file; the digest is the MD5 that DVC knows the file by.
         started: `time.time()` at the start of training.
-        model: the torch.nn.Module in evaluation mode, logged with a signature; None logs no model.
-        example: a batch of inputs, shape (batch, …), from which the signature is taken.
+        model: the torch.nn.Module in evaluation mode; or the path of a program that gives MLflow a model made of
+            `artifacts` (mlflow.models.set_model). It is logged with a signature. None logs no model.
+        example: what the signature is taken from: a batch of inputs, a NumPy array (batch, …) for a module; for a
+            program a list of inputs, and a mapping of the other arguments that it takes.
+        artifacts: name to file.
+
+    Raises:
+        RecordingError: if MLflow's store can't be opened or written.
     """
-    client, experiment_id = _open_experiment(stage)
-    name = "-".join(filter(None, [os.environ.get("DVC_EXP_NAME", "repro"), variant]))
-    run = client.create_run(experiment_id, start_time=int(started * 1000), run_name=name)
-    tags = {MODEL_TAG: file_hash(model_file, "sha256"), **_provenance(stage, variant)}
-    with mlflow.start_run(run_id=run.info.run_id):
-        client.log_batch(
-            run.info.run_id,
-            params=[Param(key, str(value)) for key, value in parameters.items()],
-            tags=[RunTag(key, value) for key, value in tags.items()],
-        )
-        _log_history(client, run.info.run_id, {**history, "train_seconds": [time.time() - started]})
-        inputs = [
-            DatasetInput(
-                Dataset(name, file_hash(path, "md5"), "local", json.dumps({"uri": path.as_posix()})),
-                [InputTag("mlflow.data.context", "training")],
-            )
-            for name, path in datasets.items()
-        ]
-        client.log_inputs(run.info.run_id, inputs)
-        if model is not None:
-            _log_model(model, example)
-    return run.info.run_id
+    return _recorded(
+        "record_training",
+        stage,
+        variant,
+        model_file,
+        parameters,
+        history,
+        datasets,
+        started,
+        model=model,
+        example=example,
+        artifacts=artifacts,
+    )
 
 
 def record_results(
@@ -93,90 +103,23 @@ def record_results(
     The parameters are those that training didn't depend on and a reader compares runs by.
 
     Where no run trained it (the store was removed, or another machine trained), they get a run of their own.
+
+    Raises:
+        RecordingError: if MLflow's store can't be opened or written.
     """
-    client, experiment_id = _open_experiment(stage)
-    model_hash = file_hash(model_file, "sha256")
-    runs = client.search_runs([experiment_id], f"tags.{MODEL_TAG} = '{model_hash}'", order_by=["start_time DESC"])
-    # The same bytes may have been trained more than once: prefer the run of this experiment, then the newest.
-    name = os.environ.get("DVC_EXP_NAME", "")
-    runs.sort(key=lambda run: run.data.tags.get(EXPERIMENT_TAG, "") != name)
-    if runs:
-        run_id = runs[0].info.run_id
-    else:
-        run_id = client.create_run(experiment_id, run_name=name or "repro", tags={MODEL_TAG: model_hash}).info.run_id
-        client.set_terminated(run_id)
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in (parameters or {}).items()])
-    _log_history(client, run_id, {key: [value] for key, value in (metrics or {}).items()})
-    for figure in figures:
-        client.log_artifact(run_id, str(figure), "figures")
-    return run_id
+    return _recorded("record_results", stage, model_file, metrics, parameters, figures)
 
 
-def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
-    root, chapter = main_root(), stage.split("_")[0]
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri or f"sqlite:///{(root / 'mlflow.db').as_posix()}")
-    # Two first writers at once crash while they create the schema, so one at a time opens the store.
-    with FileLock(root / ".mlflow.lock"):
-        client = mlflow.MlflowClient()
-        experiment = client.get_experiment_by_name(chapter)
-        if experiment is None:
-            # Without a location of its own, an experiment made in a temporary workspace keeps its artifacts there.
-            location = None if uri else (root / "mlartifacts" / chapter).as_uri()
-            try:
-                return client, client.create_experiment(chapter, artifact_location=location)
-            except MlflowException:  # a writer on another machine was first
-                experiment = client.get_experiment_by_name(chapter)
-                if experiment is None:
-                    raise
-    return client, experiment.experiment_id
-
-
-def _log_history(client: mlflow.MlflowClient, run_id: str, history: Mapping[str, Sequence[float]]) -> None:
-    now = int(time.time() * 1000)
-    metrics = [
-        Metric(name, float(value), now, epoch)
-        for name, values in history.items()
-        for epoch, value in enumerate(values, start=1)
-    ]
-    for start in range(0, len(metrics), METRICS_PER_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
-
-
-def _log_model(model, example: np.ndarray) -> None:
-    import mlflow.pytorch
-    import torch
-    from mlflow.models import infer_signature
-
-    with torch.no_grad():
-        output = model(torch.from_numpy(example)).numpy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.export remarks on its own handling of recurrent layers' weights
-        mlflow.pytorch.log_model(
-            model,
-            name="model",
-            signature=infer_signature(example, output),
-            input_example=example,
-            # Named, because MLflow would else start another Python to find out.
-            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
-            serialization_format="pt2",  # an exported graph, no pickle
-        )
-
-
-def _provenance(stage: str, variant: str | None) -> dict[str, str]:
-    tags = {
-        "dvc.stage": os.environ.get("DVC_STAGE", f"{stage}@{variant}" if variant else stage),
-        EXPERIMENT_TAG: os.environ.get("DVC_EXP_NAME", ""),
-        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
-        "dvc.dependencies": json.dumps(dependency_hashes(stage, variant)),
-        "git.dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
-    }
-    revision = _git("rev-parse", "HEAD")
-    return {**tags, "mlflow.source.git.commit": revision} if revision else tags
-
-
-def _git(*arguments: str) -> str:
+def _recorded(function: str, *arguments, **options) -> str:
+    if _recorder is None:
+        # By name, because how something is recorded is no dependency of a stage: none of its outputs is made of it.
+        return getattr(importlib.import_module(RECORDER), function)(*arguments, **options)
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, or no repository: the run is recorded all the same
-        return ""
+        pickle.dump((function, arguments, options), _recorder.stdin)
+        _recorder.stdin.flush()
+        outcome, answer = pickle.load(_recorder.stdout)
+    except (BrokenPipeError, EOFError):
+        raise RecordingError(f"the process that records ended with status {_recorder.wait()}") from None
+    if outcome == "failed":
+        raise RecordingError(answer)
+    return answer

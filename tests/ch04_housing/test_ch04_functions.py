@@ -113,13 +113,13 @@ def test_training_weights_by_hand():
 
 def test_batched_linear_is_a_linear_layer_a_copy():
     layer = BatchedLinear(2, 3, 4, generators(0, 1, 2))
-    inputs = torch.randn(6, 5, 3)
+    inputs = torch.randn(6, 3, 5)
     outputs = layer(inputs)
-    assert outputs.shape == (6, 5, 4)
+    assert outputs.shape == (6, 4, 5)
     for copy in range(6):
         plain = nn.Linear(3, 4)
         plain.load_state_dict({"weight": layer.weight[copy].detach().T, "bias": layer.bias[copy, 0].detach()})
-        torch.testing.assert_close(outputs[copy], plain(inputs[copy]))
+        torch.testing.assert_close(outputs[copy].T, plain(inputs[copy].T))
     bound = 3**-0.5  # nn.Linear's for three inputs
     assert layer.weight.abs().max() <= bound and layer.bias.abs().max() <= bound
     assert len(layer.weight.unique()) == 6 * 3 * 4
@@ -132,26 +132,26 @@ def test_periodic_embedding_by_hand():
         embedding.linear.weight.copy_(torch.tensor([[[1.0], [10.0]], [[2.0], [20.0]]]))  # of sine and cosine
         embedding.linear.bias.zero_()
     # Feature 0: sin and cos of 2π·0.25·1 are 1 and 0. Feature 1: of 2π·0.5·2 they are 0 and 1.
-    waves = embedding.waves(torch.tensor([[[1.0, 2.0]]]))
-    torch.testing.assert_close(waves, torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), rtol=0, atol=1e-6)
-    torch.testing.assert_close(embedding(waves, 2), torch.tensor([[[1.0, 20.0]]]), rtol=0, atol=1e-5)
+    waves = embedding.waves(torch.tensor([[[1.0], [2.0]]]))
+    torch.testing.assert_close(waves, torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(embedding(waves, 2), torch.tensor([[[1.0], [20.0]]]), rtol=0, atol=1e-5)
     # ReLU: feature 0 at −1 gives a sine of −1; feature 1 at 1 a cosine of −1.
-    waves = embedding.waves(torch.tensor([[[-1.0, 1.0]]]))
-    torch.testing.assert_close(embedding(waves, 2), torch.tensor([[[0.0, 0.0]]]), rtol=0, atol=1e-5)
+    waves = embedding.waves(torch.tensor([[[-1.0], [1.0]]]))
+    torch.testing.assert_close(embedding(waves, 2), torch.tensor([[[0.0], [0.0]]]), rtol=0, atol=1e-5)
 
 
 def test_periodic_embedding_keeps_networks_rows_and_features_apart():
     embedding = PeriodicEmbedding(2, features=3, frequencies=2, scale=1.0, size=4, generators=generators(0, 1))
-    inputs = torch.randn(4, 5, 3)  # two runs of two networks
+    inputs = torch.randn(4, 3, 5)  # two runs of two networks
     embedded = embedding(embedding.waves(inputs), 3)
-    assert embedded.shape == (4, 5, 12)
+    assert embedded.shape == (4, 12, 5)
     for network in range(4):
         for feature in range(3):
             one = network * 3 + feature
-            phase = 2 * math.pi * inputs[network, :, feature, None] * embedding.frequency[one]
+            phase = 2 * math.pi * inputs[network, feature, :, None] * embedding.frequency[one]
             waves = torch.cat([phase.sin(), phase.cos()], dim=1)
             expected = (waves @ embedding.linear.weight[one] + embedding.linear.bias[one]).relu()
-            torch.testing.assert_close(embedded[network, :, 4 * feature : 4 * feature + 4], expected)
+            torch.testing.assert_close(embedded[network, 4 * feature : 4 * feature + 4].T, expected)
 
 
 def test_prices_are_the_mean_over_members_behind_the_logarithm():
@@ -241,11 +241,14 @@ def test_rows_held_out_leave_no_trace_but_in_the_books_scaling(rows, shape, opti
 
 @RECIPES
 def test_parts_and_threads_change_no_byte(rows, shape, options):
-    chosen = [np.arange(start, 30 - start) for start in range(7)]  # two parts: 5 runs and 2
+    chosen = [np.arange(start, 30 - start) for start in range(7)]  # three parts: of 3 runs, 3 and 1
+    groups = {"other": chosen[:2], "all": chosen}
     options = {**options, "epochs": 6}
-    one, history = train_in_parts(*rows, chosen, 3, processes=1, shape=shape, options=options, label="")
-    two, history_of_two = train_in_parts(*rows, chosen, 3, processes=2, shape=shape, options=options, label="")
-    assert states_equal(one, two) and history == history_of_two
+    trained = [train_in_parts(*rows, groups, 3, processes=count, shape=shape, options=options) for count in (1, 2)]
+    for name in groups:
+        assert states_equal(trained[0][name][0], trained[1][name][0]) and trained[0][name][1] == trained[1][name][1]
+    assert trained[0]["other"][0].runs == 2
+    one, history = trained[0]["all"]
     whole = HousingModel(range(3, 10), 13, **shape)
     assert train(whole, *rows, chosen, **options)["train_loss"] == pytest.approx(history["train_loss"], rel=1e-5)
     inputs = rows[0].float().expand(7, -1, -1)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from stages.ch04_housing.gaussian_process import GaussianProcess, covariance, kernel, likeliest_scales, log_likelihood
+from stages.ch04_housing.gaussian_process import (
+    GaussianProcess,
+    covariance,
+    kernel,
+    likeliest_scales,
+    likelihood_gradient,
+    log_likelihood,
+)
 
 
 @pytest.fixture
@@ -39,12 +46,21 @@ def test_likelihood_is_that_of_a_normal_distribution(problem):
     torch.testing.assert_close(log_likelihood(rows, targets, scales()), expected)
 
 
-def test_first_step_follows_the_gradient_that_autograd_finds(problem):
+def test_gradient_is_the_one_that_autograd_finds(problem):
     rows, targets = problem
-    start = scales().clone().requires_grad_()
+    # Everything apart from everything else, so that no part can stand for another.
+    start = (scales() + torch.linspace(-0.5, 0.7, 7, dtype=torch.float64)).requires_grad_()
     log_likelihood(rows, targets, start).backward()
+    found = likelihood_gradient(rows, targets, start.detach())
+    torch.testing.assert_close(found, start.grad, rtol=1e-9, atol=1e-9)
+    assert (found.abs() > 1e-3).all()
+
+
+def test_first_step_goes_uphill(problem):
+    rows, targets = problem
     moved = likeliest_scales(rows, targets, scales(), steps=1, rate=0.1) - scales()
-    torch.testing.assert_close(moved, 0.1 * start.grad.sign(), rtol=1e-4, atol=1e-4)  # Adam's first step
+    expected = 0.1 * likelihood_gradient(rows, targets, scales()).sign()
+    torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)  # Adam's first step
 
 
 def test_fit_finds_which_feature_counts(problem):

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import mlflow
 import numpy as np
 import pytest
 import sacrebleu
@@ -125,6 +126,25 @@ def test_metrics_reproduce_what_the_model_file_gives(chapter):
     assert metrics["exact_match"] == pytest.approx(np.mean([a == b for a, b in zip(found, references)]), abs=1e-4)  # noqa: B905
     share = token_accuracy(translator, test["src"][:], test["tgt"][:])
     assert metrics["token_accuracy"] == pytest.approx(share, abs=1e-4)
+
+
+@pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
+def test_mlflow_keeps_a_model_that_translates(chapter):
+    workspace, _, _ = chapter
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("ch09").experiment_id])
+    assert run.data.params["batch_tokens"] and run.data.metrics["test_bleu"] > 0
+    mlflow.set_tracking_uri(f"sqlite:///{workspace.path}/mlflow.db")
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    assert model.metadata.signature.inputs.input_types() == [mlflow.types.DataType.string]
+    translator = load_translator(workspace.path / MODEL, workspace.path / TOKENIZERS, torch.device("cpu"))
+    texts = ["Ban dor kis", "Lun men nos", ""]
+    for beams in (1, 3):
+        assert model.predict(texts, params={"beams": beams}) == translator.translate(texts, beams)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="Expected type str"):
+        model.predict([1, 2])
+    files = [path for path in (workspace.path / "mlartifacts/ch09").rglob("*") if path.is_file()]
+    assert [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pth")] == []
 
 
 def test_the_tuned_network_learns_words_that_the_memory_does_not_have(chapter):

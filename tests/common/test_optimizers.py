@@ -1,4 +1,4 @@
-"""The optimizer without PyTorch's compiler is PyTorch's own."""
+"""The optimizers without PyTorch's compiler are PyTorch's own."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import torch
 
 from stages.common.memory import keep_freed_memory
-from stages.common.optimizers import Adam
+from stages.common.optimizers import SGD, Adam
 
 
 def minimised(kind, **options) -> torch.Tensor:
@@ -23,18 +23,22 @@ def minimised(kind, **options) -> torch.Tensor:
 def test_steps_are_the_same_to_the_last_bit():
     for fused in (True, False):
         assert torch.equal(minimised(Adam, fused=fused), minimised(torch.optim.Adam, fused=fused))
+        decoupled = minimised(Adam, fused=fused, decoupled_weight_decay=True)
+        assert torch.equal(decoupled, minimised(torch.optim.AdamW, fused=fused))
+    options = {"momentum": 0.9, "nesterov": True}
+    assert torch.equal(minimised(SGD, **options), minimised(torch.optim.SGD, **options))
 
 
 def test_the_compiler_is_not_imported():
     program = "\n".join(
         [
             "import sys, torch",
-            "from stages.common.optimizers import Adam",
+            "from stages.common.optimizers import SGD, Adam",
             "value = torch.ones(1, requires_grad=True)",
-            "optimizer = Adam([value], fused=True)",
-            "value.square().sum().backward()",
-            "optimizer.step()",
-            "optimizer.zero_grad()",
+            "for optimizer in (Adam([value], fused=True), SGD([value], 0.1)):",
+            "    value.square().sum().backward()",
+            "    optimizer.step()",
+            "    optimizer.zero_grad()",
             "sys.exit('torch._dynamo' in sys.modules)",
         ]
     )

@@ -345,6 +345,86 @@ def test_server_gives_the_models(server, served, chapter):
         assert content.startswith(b"PK")  # an archive of the exported program
 
 
+# The process that records.
+
+
+def run_stage(workspace, *command: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run `python command` in the workspace as DVC would, on one thread."""
+    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment = {**inherited, "PYTHONPATH": str(workspace.path), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", **variables}
+    return subprocess.run(
+        [sys.executable, *command], cwd=workspace.path, env=environment, capture_output=True, text=True, timeout=200
+    )
+
+
+def test_a_stage_records_through_a_process_of_its_own(chapter, client):
+    before = {name: run.info.run_id for name, run in runs_by_name(client).items()}
+    result = run_stage(chapter, "-m", "stages.ch06_timeseries.train", "rnn", DVC_EXP_NAME="apart")
+    assert result.returncode == 0, result.stderr
+    runs = runs_by_name(client)
+    assert set(runs) == {*before, "apart-rnn"}
+    found, expected = runs["apart-rnn"], runs["repro-rnn"]
+    assert found.data.params.items() <= expected.data.params.items()  # the other has what evaluation added, too
+    assert {"seed", "cell", "epochs"} <= found.data.params.keys()
+    assert found.data.tags["model_sha256"] == expected.data.tags["model_sha256"]
+    for name in ("train_loss", "test_loss"):
+        histories = (client.get_metric_history(run.info.run_id, name) for run in (found, expected))
+        assert len({tuple(metric.value for metric in history) for history in histories}) == 1, name
+    loaded, plain = (mlflow.pytorch.load_model(f"runs:/{run.info.run_id}/model") for run in (found, expected))
+    inputs = torch.randn(2, 10)
+    torch.testing.assert_close(loaded(inputs), plain(inputs))
+    client.delete_run(found.info.run_id)
+
+
+def test_a_store_that_cannot_be_reached_ends_the_stage_with_its_reason(chapter):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"  # bound, but nobody listens
+        result = run_stage(chapter, "-m", "stages.ch06_timeseries.evaluate", "rnn", MLFLOW_TRACKING_URI=address)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("stages.common.tracking.RecordingError: MlflowException: ")
+    assert address.removeprefix("http://127.0.0.1:") in result.stderr.splitlines()[-1]
+
+
+ABANDONED = """
+import os, signal, time
+from stages.common import tracking
+
+tracking.start("ch06_train")
+if not os.fork():  # as a worker would, the child keeps the pipe open
+    time.sleep(30)
+    os._exit(0)
+print(tracking._recorder.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_the_process_that_records_ends_with_the_stage(open_workspace):
+    with open_workspace(SMALL) as workspace:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ABANDONED],
+            env={**os.environ, "PYTHONPATH": str(workspace.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        recorder = int(process.stdout.readline())
+        assert process.wait(60) == -signal.SIGKILL
+        for _ in range(300):
+            if not running(recorder):
+                break
+            time.sleep(0.1)
+        assert not running(recorder)
+
+
+def running(pid: int) -> bool:
+    """Whether there is a process `pid` that is not just waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 # Several processes at once.
 
 WRITERS = """

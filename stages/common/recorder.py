@@ -1,0 +1,253 @@
+"""Writes runs into MLflow: the work behind stages/common/tracking.py, mostly in a process of its own.
+
+The store is SQLite in the root of the main workspace (DVC_ROOT), also for stages that DVC runs in a temporary copy of
+the repository, unless MLFLOW_TRACKING_URI names another. A run is found again by the SHA-256 of the model's file: a run
+id in a DVC output would make that output different from run to run.
+
+`python -m stages.common.recorder STAGE PARENT [--models]` does what the process PARENT asks on standard input.
+"""
+
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # there is no garbage in what is loaded; looking for it takes a third of the time
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+# Before the import that would start them.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import numpy as np
+from filelock import FileLock
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from stages.common.files import file_hash
+from stages.common.params import dependency_hashes, main_root
+
+METRICS_PER_BATCH = 1000  # MLflow refuses larger batches
+MODEL_TAG = "model_sha256"
+EXPERIMENT_TAG = "dvc.experiment"
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+
+def record_training(
+    stage: str,
+    variant: str | None,
+    model_file: Path,
+    parameters: Mapping[str, object],
+    history: Mapping[str, Sequence[float]],
+    datasets: Mapping[str, Path],
+    started: float,
+    model=None,
+    example: np.ndarray | tuple[list, dict] | None = None,
+    artifacts: Mapping[str, Path] | None = None,
+) -> str:
+    """As tracking.record_training."""
+    client, experiment_id = _open_experiment(stage)
+    name = "-".join(filter(None, [os.environ.get("DVC_EXP_NAME", "repro"), variant]))
+    run = client.create_run(experiment_id, start_time=int(started * 1000), run_name=name)
+    tags = {MODEL_TAG: file_hash(model_file, "sha256"), **_provenance(stage, variant)}
+    with mlflow.start_run(run_id=run.info.run_id):
+        client.log_batch(
+            run.info.run_id,
+            params=[Param(key, str(value)) for key, value in parameters.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        _log_history(client, run.info.run_id, {**history, "train_seconds": [time.time() - started]})
+        inputs = [
+            DatasetInput(
+                Dataset(name, file_hash(path, "md5"), "local", json.dumps({"uri": path.as_posix()})),
+                [InputTag("mlflow.data.context", "training")],
+            )
+            for name, path in datasets.items()
+        ]
+        client.log_inputs(run.info.run_id, inputs)
+        if isinstance(model, Path):
+            _log_program(model, artifacts or {}, example)
+        elif model is not None:
+            _log_module(model, example)
+    return run.info.run_id
+
+
+def record_results(
+    stage: str,
+    model_file: Path,
+    metrics: Mapping[str, float] | None = None,
+    parameters: Mapping[str, object] | None = None,
+    figures: Sequence[Path] = (),
+) -> str:
+    """As tracking.record_results."""
+    client, experiment_id = _open_experiment(stage)
+    model_hash = file_hash(model_file, "sha256")
+    runs = client.search_runs([experiment_id], f"tags.{MODEL_TAG} = '{model_hash}'", order_by=["start_time DESC"])
+    # The same bytes may have been trained more than once: prefer the run of this experiment, then the newest.
+    name = os.environ.get("DVC_EXP_NAME", "")
+    runs.sort(key=lambda run: run.data.tags.get(EXPERIMENT_TAG, "") != name)
+    if runs:
+        run_id = runs[0].info.run_id
+    else:
+        run_id = client.create_run(experiment_id, run_name=name or "repro", tags={MODEL_TAG: model_hash}).info.run_id
+        client.set_terminated(run_id)
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in (parameters or {}).items()])
+    _log_history(client, run_id, {key: [value] for key, value in (metrics or {}).items()})
+    for figure in figures:
+        client.log_artifact(run_id, str(figure), "figures")
+    return run_id
+
+
+def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
+    root, chapter = main_root(), stage.split("_")[0]
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri or f"sqlite:///{(root / 'mlflow.db').as_posix()}")
+    # Two first writers at once crash while they create the schema, so one at a time opens the store.
+    with FileLock(root / ".mlflow.lock"):
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(chapter)
+        if experiment is None:
+            # Without a location of its own, an experiment made in a temporary workspace keeps its artifacts there.
+            location = None if uri else (root / "mlartifacts" / chapter).as_uri()
+            try:
+                return client, client.create_experiment(chapter, artifact_location=location)
+            except MlflowException:  # a writer on another machine was first
+                experiment = client.get_experiment_by_name(chapter)
+                if experiment is None:
+                    raise
+    return client, experiment.experiment_id
+
+
+def _log_history(client: mlflow.MlflowClient, run_id: str, history: Mapping[str, Sequence[float]]) -> None:
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(name, float(value), now, epoch)
+        for name, values in history.items()
+        for epoch, value in enumerate(values, start=1)
+    ]
+    for start in range(0, len(metrics), METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+
+
+def _log_module(model, example: np.ndarray) -> None:
+    import mlflow.pytorch
+
+    _export(mlflow.pytorch.log_model, model, example, name="model")
+
+
+def _export(write, model, example: np.ndarray, **where) -> None:
+    """Let `write`, mlflow.pytorch.log_model or save_model, write a module with its signature."""
+    import torch
+    from mlflow.models import infer_signature
+
+    with torch.no_grad():
+        output = model(torch.from_numpy(example)).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.export remarks on its own handling of recurrent layers' weights
+        write(
+            model,
+            **where,
+            signature=infer_signature(example, output),
+            input_example=example,
+            pip_requirements=_pinned("torch"),
+            serialization_format="pt2",  # an exported graph, no pickle
+        )
+
+
+def _log_program(program: Path, artifacts: Mapping[str, Path], example: tuple[list, dict]) -> None:
+    mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(program),  # its code: an object would be pickled
+        artifacts={name: str(path) for name, path in artifacts.items()},
+        code_paths=["stages"],
+        input_example=example,
+        pip_requirements=_pinned("mlflow", "safetensors", "tokenizers", "torch"),  # MLflow brings the rest
+    )
+
+
+def _pinned(*packages: str) -> list[str]:
+    """Return requirements of the versions in use; named, because MLflow would else start another Python to find out."""
+    return [f"{package}=={version(package).split('+')[0]}" for package in packages]
+
+
+def _provenance(stage: str, variant: str | None) -> dict[str, str]:
+    tags = {
+        "dvc.stage": os.environ.get("DVC_STAGE", f"{stage}@{variant}" if variant else stage),
+        EXPERIMENT_TAG: os.environ.get("DVC_EXP_NAME", ""),
+        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+        "dvc.dependencies": json.dumps(dependency_hashes(stage, variant)),
+        "git.dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
+    }
+    revision = _git("rev-parse", "HEAD")
+    return {**tags, "mlflow.source.git.commit": revision} if revision else tags
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository: the run is recorded all the same
+        return ""
+
+
+FUNCTIONS = {"record_training": record_training, "record_results": record_results}
+
+
+def serve(stage: str, parent: int, models: bool) -> None:
+    """Answer the requests of the process that started this one, until it has no more or is gone."""
+    # MLflow prints on standard output, where the answers go.
+    requests, answers, sys.stdout = sys.stdin.buffer, sys.stdout.buffer, sys.stderr
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stage decides what an interrupt ends
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    with contextlib.suppress(Exception):  # what is wrong is found again, and told, when there is something to record
+        _open_experiment(stage)
+    if models:
+        _rehearse()
+    while True:
+        try:
+            function, arguments, options = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            answer = ("done", FUNCTIONS[function](*arguments, **options))
+        except Exception as error:
+            traceback.print_exc()
+            answer = ("failed", f"{type(error).__name__}: {error}")
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+def _rehearse() -> None:
+    """Write a model to nowhere: what that imports at the first time, five seconds, is then there for the stage's."""
+    import mlflow.pytorch
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        _export(mlflow.pytorch.save_model, torch.nn.Linear(1, 1), np.ones((2, 1), np.float32), path=f"{folder}/model")
+
+
+def _leave_with(parent: int) -> None:
+    """End this process when its parent is gone, even if a grandchild still holds the other end of standard input."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]), models="--models" in sys.argv[2:])
