@@ -11,8 +11,7 @@ setup:           ## build the environment in .venv; quick when it is done
 	@$(PYTHON) setup_environment.py
 
 repro: setup     ## run what is out of date: data, training, evaluation, plots
-	@python -m stages.params_schema
-	dvc repro
+	python -m stages.repro
 
 test: setup      ## run the test suite
 	python -m pytest

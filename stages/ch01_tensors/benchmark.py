@@ -5,11 +5,6 @@ In: parameters only. Out: metrics/timings/ch01.json and metrics/plots/ch01/timin
 that ran the stage last: `dvc repro -s -f ch01_benchmark` takes those of yours.
 """
 
-from stages.common import tracking
-
-if __name__ == "__main__":
-    tracking.start("ch01_benchmark")  # loads MLflow while this process gets ready
-
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +13,7 @@ from statistics import median
 import torch
 
 from stages.ch01_tensors.products import PRODUCTS, draw_matrices, operations
+from stages.common import tracking  # not started: what is timed here should have the machine to itself
 from stages.common.devices import set_up_torch
 from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure
 from stages.common.files import write_json

@@ -7,7 +7,7 @@ metrics/history/ch04.csv with the first run's loss, and a run in MLflow.
 from stages.common import tracking
 
 if __name__ == "__main__":
-    tracking.start("ch04_train", models=True)  # loads MLflow while this process gets ready
+    tracking.start("ch04_train", model="module")  # loads MLflow while this process gets ready
 
 import time
 from collections.abc import Mapping, Sequence

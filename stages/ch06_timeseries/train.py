@@ -7,7 +7,7 @@ loss of every epoch, and a run in MLflow.
 from stages.common import tracking
 
 if __name__ == "__main__":
-    tracking.start("ch06_train", models=True)  # loads MLflow while this process gets ready
+    tracking.start("ch06_train", model="module")  # loads MLflow while this process gets ready
 
 import sys
 import time

@@ -8,7 +8,7 @@ checkpoint from which a killed training goes on.
 from stages.common import tracking
 
 if __name__ == "__main__":
-    tracking.start("ch07_train", models=True)  # loads MLflow while this process gets ready
+    tracking.start("ch07_train", model="module")  # loads MLflow while this process gets ready
 
 import copy
 import time

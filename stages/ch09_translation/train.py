@@ -10,7 +10,7 @@ checkpoint from which a killed training goes on.
 from stages.common import tracking
 
 if __name__ == "__main__":
-    tracking.start("ch09_train", models=True)  # loads MLflow while this process gets ready
+    tracking.start("ch09_train", model="program")  # loads MLflow while this process gets ready
 
 import copy
 import json

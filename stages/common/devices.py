@@ -10,9 +10,10 @@ import torch
 
 
 def set_up_torch(seed: int, num_threads: int) -> None:
-    """Seed PyTorch, fix the number of threads and refuse non-deterministic kernels.
+    """Seed PyTorch, fix the number of threads and refuse non-deterministic kernels: what a stage does first.
 
-    Another number of threads sums in another order and gives other bytes, so it is a parameter.
+    Another number of threads sums in another order and gives other bytes, so it is a parameter. From then on Python
+    looks for garbage, but not in what was loaded before.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this set
     torch.manual_seed(seed)

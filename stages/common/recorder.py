@@ -4,20 +4,24 @@ The store is SQLite in the root of the main workspace (DVC_ROOT), also for stage
 the repository, unless MLFLOW_TRACKING_URI names another. A run is found again by the SHA-256 of the model's file: a run
 id in a DVC output would make that output different from run to run.
 
-`python -m stages.common.recorder STAGE PARENT [--models]` does what the process PARENT asks on standard input.
+`python -m stages.common.recorder STAGE PARENT MODEL` does what the process PARENT asks on standard input.
 """
 
 import gc
+import os
+import signal
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what an interrupt ends, the stage decides
     gc.disable()  # there is no garbage in what is loaded; looking for it takes a third of the time
+    # Answers go where standard output went; whatever else is printed from here on goes to standard error.
+    ANSWERS = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
 
 import contextlib
 import json
 import logging
-import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +32,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 # Before the import that would start them.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -58,11 +63,12 @@ def record_training(
     history: Mapping[str, Sequence[float]],
     datasets: Mapping[str, Path],
     started: float,
+    ended: float,
     model=None,
     example: np.ndarray | tuple[list, dict] | None = None,
     artifacts: Mapping[str, Path] | None = None,
 ) -> str:
-    """As tracking.record_training."""
+    """As tracking.record_training; `ended` is the `time.time()` at which it was called."""
     client, experiment_id = _open_experiment(stage)
     name = "-".join(filter(None, [os.environ.get("DVC_EXP_NAME", "repro"), variant]))
     run = client.create_run(experiment_id, start_time=int(started * 1000), run_name=name)
@@ -73,7 +79,7 @@ def record_training(
             params=[Param(key, str(value)) for key, value in parameters.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-        _log_history(client, run.info.run_id, {**history, "train_seconds": [time.time() - started]})
+        _log_history(client, run.info.run_id, {**history, "train_seconds": [ended - started]})
         inputs = [
             DatasetInput(
                 Dataset(name, file_hash(path, "md5"), "local", json.dumps({"uri": path.as_posix()})),
@@ -119,6 +125,8 @@ def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
     root, chapter = main_root(), stage.split("_")[0]
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri or f"sqlite:///{(root / 'mlflow.db').as_posix()}")
+    if not uri:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it, and the next call would take it for the user's
     # Two first writers at once crash while they create the schema, so one at a time opens the store.
     with FileLock(root / ".mlflow.lock"):
         client = mlflow.MlflowClient()
@@ -209,26 +217,36 @@ def _git(*arguments: str) -> str:
 FUNCTIONS = {"record_training": record_training, "record_results": record_results}
 
 
-def serve(stage: str, parent: int, models: bool) -> None:
-    """Answer the requests of the process that started this one, until it has no more or is gone."""
-    # MLflow prints on standard output, where the answers go.
-    requests, answers, sys.stdout = sys.stdin.buffer, sys.stdout.buffer, sys.stderr
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stage decides what an interrupt ends
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    with contextlib.suppress(Exception):  # what is wrong is found again, and told, when there is something to record
-        _open_experiment(stage)
-    if models:
-        _rehearse()
+def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
+    """Answer the requests of the process that started this one, until it has no more or is gone.
+
+    Args:
+        model: what kind of model is to come: "module", "program" or "none".
+    """
+    busy = threading.Lock()
+    # On Windows the end of the pipe is enough, since workers hold no copy of it; and a launcher stands between the two.
+    if os.name != "nt":
+        threading.Thread(target=_leave_with, args=(parent, busy), daemon=True).start()
+    # Ahead of time what takes long at the first time. What is wrong is found again, and told, when there is something
+    # to record.
+    with busy, contextlib.suppress(Exception):
+        if "MLFLOW_TRACKING_URI" not in os.environ:  # a server has nothing to be opened here
+            _open_experiment(stage)
+        if model == "module":
+            _rehearse()
+        elif model == "program":
+            import torch  # noqa: F401
     while True:
         try:
-            function, arguments, options = pickle.load(requests)
+            function, arguments, options = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        try:
-            answer = ("done", FUNCTIONS[function](*arguments, **options))
-        except Exception as error:
-            traceback.print_exc()
-            answer = ("failed", f"{type(error).__name__}: {error}")
+        with busy:
+            try:
+                answer = ("done", FUNCTIONS[function](*arguments, **options))
+            except Exception as error:
+                traceback.print_exc()
+                answer = ("failed", f"{type(error).__name__}: {error}")
         pickle.dump(answer, answers)
         answers.flush()
 
@@ -242,12 +260,16 @@ def _rehearse() -> None:
         _export(mlflow.pytorch.save_model, torch.nn.Linear(1, 1), np.ones((2, 1), np.float32), path=f"{folder}/model")
 
 
-def _leave_with(parent: int) -> None:
-    """End this process when its parent is gone, even if a grandchild still holds the other end of standard input."""
+def _leave_with(parent: int, busy: threading.Lock) -> None:
+    """End this process when its parent is gone, even if a grandchild still holds the other end of standard input.
+
+    What was begun is ended first: a store killed while its tables are made can't be opened again.
+    """
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(1)
+    with busy:
+        os._exit(1)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]), models="--models" in sys.argv[2:])
+    serve(sys.argv[1], int(sys.argv[2]), sys.argv[3], ANSWERS)

@@ -19,8 +19,10 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 RECORDER = "stages.common.recorder"
 
@@ -31,17 +33,19 @@ class RecordingError(Exception):
     """MLflow refused what a stage wanted to record; the message says why."""
 
 
-def start(stage: str, models: bool = False) -> None:
+def start(stage: str, model: Literal["module", "program", "none"] = "none") -> None:
     """Start the process that records for this one. Where none was started, this process records by itself.
 
     Args:
         stage: name in dvc.yaml, such as "ch06_train".
-        models: whether models will be recorded, for which the other process loads PyTorch, too.
+        model: what kind of model will be recorded, so that what it takes is loaded, too.
     """
     global _recorder
-    gc.disable()  # until set_up_torch: there is no garbage in what is loaded, and looking for it takes half a second
+    # There is no garbage in what a stage loads, and looking for it takes half a second. set_up_torch has it looked for
+    # again; stages that don't call that are short.
+    gc.disable()
     if os.environ.get("RANK", "0") == "0":  # of several processes that train together, the first records
-        command = [sys.executable, "-m", RECORDER, stage, str(os.getpid()), *(["--models"] if models else [])]
+        command = [sys.executable, "-m", RECORDER, stage, str(os.getpid()), model]
         _recorder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
@@ -85,6 +89,7 @@ def record_training(
         history,
         datasets,
         started,
+        ended=time.time(),
         model=model,
         example=example,
         artifacts=artifacts,
@@ -113,13 +118,17 @@ def record_results(
 def _recorded(function: str, *arguments, **options) -> str:
     if _recorder is None:
         # By name, because how something is recorded is no dependency of a stage: none of its outputs is made of it.
-        return getattr(importlib.import_module(RECORDER), function)(*arguments, **options)
+        record = getattr(importlib.import_module(RECORDER), function)
+        try:
+            return record(*arguments, **options)
+        except Exception as error:
+            raise RecordingError(f"{type(error).__name__}: {error}") from error
     try:
         pickle.dump((function, arguments, options), _recorder.stdin)
         _recorder.stdin.flush()
         outcome, answer = pickle.load(_recorder.stdout)
-    except (BrokenPipeError, EOFError):
-        raise RecordingError(f"the process that records ended with status {_recorder.wait()}") from None
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        raise RecordingError(f"the process that records is gone, or says what it should not: {error!r}") from None
     if outcome == "failed":
         raise RecordingError(answer)
     return answer
