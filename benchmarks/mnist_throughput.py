@@ -1,6 +1,7 @@
 """Images/s of training the book's network: a plain program after figs. 73-76, and chapter 7's own training, in turn.
 
     python -m benchmarks.mnist_throughput      # needs data/raw/ch07 and data/prepared/ch07: dvc repro ch07_preprocess
+    python -m benchmarks.mnist_throughput --device cuda --bfloat16     # both on a GPU
 
 Network, batch of 128, Adadelta 0.01 and loss are the book's in both. The two take turns in one process, so that a
 machine whose speed drifts treats them alike; what counts is the ratio. The share of the machine's matrix rate says what
@@ -22,6 +23,7 @@ from stages.ch07_mnist.dataset import load_split
 from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.preprocess import RAW, read_idx
 from stages.ch07_mnist.train import Trainer, train
+from stages.common.devices import find_device
 
 BATCH = 128
 FLOP_PER_IMAGE = 72e6
@@ -58,30 +60,33 @@ class PlainNetwork(nn.Module):
         return F.log_softmax(self.fc2(self.dropout2(F.relu(self.fc1(x)))), dim=1)
 
 
-def plain_program(images: int):
+def plain_program(images: int, device: torch.device):
     """Return a function that trains on `images` pictures as the book does and returns images/s."""
     normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     loader = DataLoader(Subset(PlainDataset(normalise), range(images)), batch_size=BATCH)
-    model = PlainNetwork()
+    model = PlainNetwork().to(device)
     optimizer = optim.Adadelta(model.parameters(), lr=0.01)
 
     def run() -> float:
         started = time.perf_counter()
         model.train()
         for data, target in loader:
+            data, target = data.to(device), target.to(device)
             optimizer.zero_grad()
             F.nll_loss(model(data), target).backward()
             optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         return images / (time.perf_counter() - started)
 
     return run
 
 
-def own_program(images: int, precision: str):
+def own_program(images: int, precision: str, device: torch.device):
     """Return a function that does the same with chapter 7's own training."""
-    data = tuple(tensor[:images] for tensor in load_split("train", torch.device("cpu")))
+    data = tuple(tensor[:images] for tensor in load_split("train", device))
     nothing = tuple(tensor[:0] for tensor in data)
-    trainer = Trainer(build_network("book", [], 0.25), "adadelta", 0.01, weight_decay=0.0, average_decay=0.0)
+    trainer = Trainer(build_network("book", [], 0.25).to(device), "adadelta", 0.01, weight_decay=0.0, average_decay=0.0)
     options = {
         "batch_size": BATCH,
         "shuffle": False,
@@ -92,20 +97,22 @@ def own_program(images: int, precision: str):
     }
 
     def run() -> float:
-        started = time.perf_counter()
+        started = time.perf_counter()  # training ends with the losses, for which the device is waited for
         train(trainer, data, nothing, None, epochs=trainer.epochs_done + 1, seed=0, **options)
         return images / (time.perf_counter() - started)
 
     return run
 
 
-def matrix_rate(size: int = 2048) -> float:
+def matrix_rate(device: torch.device, size: int = 2048) -> float:
     """Return the fp32 rate of a matrix product on this machine, in FLOP/s: the best of ten."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
+    left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     seconds = []
     for _ in range(10):
         started = time.perf_counter()
         torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds)
 
@@ -115,20 +122,25 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2560, help="pictures in a turn")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto: the fastest there is")
     parser.add_argument("--bfloat16", action="store_true", help="run ours in bfloat16 as well")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
-    programs = {"plain": plain_program(arguments.images), "ours": own_program(arguments.images, "float32")}
+    device = find_device(arguments.device)
+    programs = {
+        "plain": plain_program(arguments.images, device),
+        "ours": own_program(arguments.images, "float32", device),
+    }
     if arguments.bfloat16:
-        programs["ours, bfloat16"] = own_program(arguments.images, "bfloat16")
+        programs["ours, bfloat16"] = own_program(arguments.images, "bfloat16", device)
     rates = {name: [] for name in programs}
     for turn in range(arguments.turns + 1):
         for name, run in programs.items():
             rate = run()
             if turn:  # the first turn warms up
                 rates[name].append(rate)
-    machine = matrix_rate()
+    machine = matrix_rate(device)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
     print(f"matrix product, fp32: {machine / 1e9:.0f} GFLOP/s, enough for {machine / FLOP_PER_IMAGE:.0f} images/s")
     for name, values in rates.items():

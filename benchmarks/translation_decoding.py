@@ -1,5 +1,7 @@
 """Greedy search by the chapter's program and by the pipeline: `python -m benchmarks.translation_decoding`.
 
+    python -m benchmarks.translation_decoding --device cuda    # the same on a GPU
+
 The chapter's encodes a sentence, padded to 350 tokens, and computes the whole decoder anew for every word, one sentence
 after another, its attention written out. The pipeline's has many sentences of similar length in a batch and keeps keys
 and values. Both run the same weights, of the book's size, in float32, and write the same words: a network that never
@@ -9,18 +11,18 @@ Printed: sentences a second of each, taken in turn, and their ratio; the operati
 that the rate of a large matrix product would give ours beside the chapter's as it is.
 """
 
+import argparse
 import statistics
-import time
 
 import torch
 
-from benchmarks.translation_training import matrix_rate, set_written_out, weights_met
+from benchmarks.translation_training import clock, matrix_rate, set_written_out, weights_met
 from stages.ch09_translation.dataset import padded
 from stages.ch09_translation.model import Transformer, padding_mask
 from stages.ch09_translation.search import greedy
 from stages.ch09_translation.tokens import FIRST, LAST, PAD
 from stages.ch09_translation.translator import SENTENCES
-from stages.common.devices import set_up_torch
+from stages.common.devices import find_device, set_up_torch
 from stages.common.memory import keep_freed_memory
 
 VOCABULARY, LONGEST, WRITTEN = 8000, 350, 10  # tokens; Home Assistant's Russian texts have ten on average
@@ -31,11 +33,11 @@ TURNS = 5
 @torch.no_grad()
 def one_by_one(model: Transformer, src: torch.Tensor, longest: int) -> list[int]:
     """Return the tokens for one source (1, S) as the book's greedy_decode finds them (fig. 104)."""
-    padding = torch.full((1, LONGEST - src.shape[1]), PAD)
+    padding = torch.full((1, LONGEST - src.shape[1]), PAD, device=src.device)
     src = torch.cat([src, padding], dim=1)
     src_mask = padding_mask(src, PAD)
     memory = model.encode(src, src_mask)
-    tokens = torch.tensor([[FIRST]])
+    tokens = torch.tensor([[FIRST]], device=src.device)
     for _ in range(longest):
         best = model.project(model.decode(tokens, memory, src_mask)[:, -1]).argmax(dim=-1)
         if int(best) == LAST:
@@ -45,25 +47,28 @@ def one_by_one(model: Transformer, src: torch.Tensor, longest: int) -> list[int]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto: the fastest there is")
+    device = find_device(parser.parse_args().device)
     keep_freed_memory()
     set_up_torch(0, 2)
-    model = Transformer(VOCABULARY, VOCABULARY, longest=LONGEST).eval()
+    model = Transformer(VOCABULARY, VOCABULARY, longest=LONGEST).eval().to(device)
     with torch.no_grad():
         model.bias[LAST] = -100.0
     generator = torch.Generator().manual_seed(0)
     sentences = torch.randint(4, VOCABULARY, (SENTENCES, READ - 1), generator=generator).tolist()
-    batch = padded([[*tokens, LAST] for tokens in sentences])
+    batch = padded([[*tokens, LAST] for tokens in sentences]).to(device)
     plain, ours, rates = [], [], []
     for turn in range(TURNS + 1):
         set_written_out(model, True)
-        started = time.perf_counter()
+        started = clock(device)
         found = one_by_one(model, batch[turn : turn + 1], WRITTEN)
-        plain.append(1 / (time.perf_counter() - started))
+        plain.append(1 / (clock(device) - started))
         set_written_out(model, False)
-        started = time.perf_counter()
+        started = clock(device)
         together = greedy(model, batch, FIRST, LAST, WRITTEN)
-        ours.append(len(batch) / (time.perf_counter() - started))
-        rates.append(matrix_rate(torch.float32))
+        ours.append(len(batch) / (clock(device) - started))
+        rates.append(matrix_rate(torch.float32, device))
         if together[turn] != found:
             raise SystemExit("the two searches wrote different words")
     plain, ours = plain[1:], ours[1:]  # the first turn warms up

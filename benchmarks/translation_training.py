@@ -1,5 +1,7 @@
 """Training at the book's size by the chapter's program and by ours: `python -m benchmarks.translation_training`.
 
+    python -m benchmarks.translation_training --device cuda --batch-tokens 32000    # the same on a GPU
+
 The chapter's takes 8 sentences, padded to 350 tokens each, attention written out, in float32. The pipeline's takes
 batches of sentences of similar length by number of tokens, fused attention, bfloat16 where the processor has it, and
 projects to the vocabulary only where a label stands. Both train the same network (N = 6, d_model = 512, h = 8,
@@ -9,6 +11,8 @@ Printed: real tokens a second of each (padding is not counted); their ratio; the
 product has on this machine, and the ratio that all of that rate would give; peak memory of each.
 """
 
+import argparse
+import itertools
 import multiprocessing
 import resource
 import statistics
@@ -23,14 +27,21 @@ from stages.ch09_translation.dataset import Batch, batch_numbers, make_batch
 from stages.ch09_translation.model import MultiHeadAttention, Transformer
 from stages.ch09_translation.tokens import PAD
 from stages.ch09_translation.train import CORPUS, COUNTS, Trainer, mixed_precision
-from stages.common.devices import set_up_torch
+from stages.common.devices import find_device, set_up_torch
 from stages.common.files import read_json
 from stages.common.memory import keep_freed_memory
 from stages.common.optimizers import Adam
 
 LONGEST, PAIRS = 350, 8  # of the book's batches
-BATCH_TOKENS, STEPS, TURNS = 2000, 8, 3
+STEPS, TURNS = 8, 3
 THREADS = 2
+
+
+def clock(device: torch.device) -> float:
+    """Return the time in seconds, when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def padded_to(tensor: torch.Tensor, length: int) -> torch.Tensor:
@@ -39,7 +50,7 @@ def padded_to(tensor: torch.Tensor, length: int) -> torch.Tensor:
 
 def plain_step(model: Transformer, optimizer: Adam, batch: Batch) -> None:
     """One step of the chapter's train_model (fig. 106)."""
-    src, tgt, labels = (padded_to(part, LONGEST) for part in batch)
+    src, tgt, labels = (padded_to(part, LONGEST).to(model.bias.device) for part in batch)
     logits = model(src, tgt)
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=PAD, label_smoothing=0.1)
     optimizer.zero_grad()
@@ -47,14 +58,15 @@ def plain_step(model: Transformer, optimizer: Adam, batch: Batch) -> None:
     optimizer.step()
 
 
-def matrix_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 10) -> float:
-    """Return the operations a second of a product of two square matrices."""
-    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+def matrix_rate(dtype: torch.dtype, device: torch.device, repeats: int = 10) -> float:
+    """Return the operations a second of a product of two square matrices, large enough for the device."""
+    size = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(size, size).to(device, dtype) for _ in range(2))
     left @ right
-    started = time.perf_counter()
+    started = clock(device)
     for _ in range(repeats):
         left @ right
-    return repeats * 2 * size**3 / (time.perf_counter() - started)
+    return repeats * 2 * size**3 / (clock(device) - started)
 
 
 def weights_met(model: Transformer) -> tuple[int, int, int, int]:
@@ -77,74 +89,83 @@ def set_written_out(model: Transformer, written_out: bool) -> None:
             module.keep_maps = written_out
 
 
-def corpus() -> tuple[list, list, Transformer]:
-    """Return the training texts' tokens on both sides, and a new network for them."""
+def corpus(device: torch.device) -> tuple[list, list, Transformer]:
+    """Return the training texts' tokens on both sides, and a new network for them on the device."""
     import datasets
 
     train, counts = datasets.load_from_disk(CORPUS)["train"], read_json(COUNTS)
     set_up_torch(0, THREADS)
     model = Transformer(counts["src_vocabulary"], counts["tgt_vocabulary"], longest=LONGEST)
-    return train["src"][:], train["tgt"][:], model
+    return train["src"][:], train["tgt"][:], model.to(device)
 
 
 def real_tokens(batch: Batch) -> tuple[int, int]:
     return int((batch.src != PAD).sum()), int((batch.labels != PAD).sum())
 
 
-def chapters_program(turns: Connection) -> None:
+def chapters_program(turns: Connection, device: torch.device, batch_tokens: int) -> None:
     """Train a step whenever asked; answers (real tokens, seconds)."""
-    src, tgt, model = corpus()
+    src, tgt, model = corpus(device)
     optimizer = Adam(model.train().parameters(), 1e-4, eps=1e-9)
     set_written_out(model, True)
     generator = np.random.default_rng(0)
     while turns.recv():
         numbers = generator.choice(len(src), PAIRS, replace=False)
         batch = make_batch([src[number] for number in numbers], [tgt[number] for number in numbers])
-        started = time.perf_counter()
+        started = clock(device)
         plain_step(model, optimizer, batch)
-        turns.send((sum(real_tokens(batch)), time.perf_counter() - started))
-    turns.send(peak_memory())
+        turns.send((sum(real_tokens(batch)), clock(device) - started))
+    turns.send(peak_memory(device))
 
 
-def pipelines_program(turns: Connection) -> None:
+def pipelines_program(turns: Connection, device: torch.device, batch_tokens: int) -> None:
     """Train STEPS steps whenever asked; answers (real tokens, seconds, operations that they take)."""
     from accelerate import Accelerator
 
     keep_freed_memory()
-    src, tgt, model = corpus()
-    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision("auto", torch.device("cpu")))
+    src, tgt, model = corpus(device)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision("auto", device))
     trainer = Trainer(model, accelerator, 1e-4, "constant", 0.0, 0.1, 0.0, 0)
     trainer.objective.train()
-    batches = iter(batch_numbers(src, tgt, BATCH_TOKENS, np.random.default_rng(0)))
+    epochs = (batch_numbers(src, tgt, batch_tokens, np.random.default_rng(seed)) for seed in itertools.count())
+    batches = itertools.chain.from_iterable(epochs)
     while turns.recv():
         counts = np.zeros(2, dtype=int)
-        started = time.perf_counter()
+        started = clock(device)
         for _ in range(STEPS):
-            own = trainer.batch(src, tgt, next(batches))
-            count = real_tokens(own)
+            numbers = next(batches)
+            own = trainer.batch(src, tgt, numbers)
+            count = [sum(len(side[number]) + 1 for number in numbers) for side in (src, tgt)]  # with the ends
             counts += count
             with accelerator.autocast():
                 loss = trainer.objective(own, 0.1)
             trainer.prepared.zero_grad()
             accelerator.backward(loss / count[1])
             trainer.prepared.step()
-        turns.send((int(counts.sum()), time.perf_counter() - started, operations(model, *counts.tolist())))
-    turns.send(peak_memory())
+        turns.send((int(counts.sum()), clock(device) - started, operations(model, *counts.tolist())))
+    turns.send(peak_memory(device))
 
 
-def peak_memory() -> float:
-    """Return the most memory that this process has had, in GiB."""
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory that this process has had, on a GPU that of the GPU, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto: the fastest there is")
+    parser.add_argument("--batch-tokens", type=int, default=2000, help="tokens of the pipeline's batches")
+    arguments = parser.parse_args()
+    device = find_device(arguments.device)
     context = multiprocessing.get_context("spawn")
     programs: dict[str, Connection] = {}
     for name, program in (("the chapter's", chapters_program), ("the pipeline's", pipelines_program)):
         programs[name], other = context.Pipe()
-        context.Process(target=program, args=(other,), daemon=True).start()
+        context.Process(target=program, args=(other, device, arguments.batch_tokens), daemon=True).start()
     torch.set_num_threads(THREADS)
-    precision = {"no": torch.float32, "bf16": torch.bfloat16}[mixed_precision("auto", torch.device("cpu"))]
+    precision = {"no": torch.float32, "bf16": torch.bfloat16}[mixed_precision("auto", device)]
     rates: dict[str, list[float]] = {name: [] for name in programs}
     shares = []
     for turn in range(TURNS + 1):
@@ -153,7 +174,7 @@ def main() -> None:
             tokens, seconds, *taken = connection.recv()
             if turn:  # the first warms up
                 rates[name].append(tokens / seconds)
-                shares += [operation / seconds / matrix_rate(precision) for operation in taken]
+                shares += [operation / seconds / matrix_rate(precision, device) for operation in taken]
     chapters, pipelines = rates.values()
     ratios = [own / other for own, other in zip(pipelines, chapters, strict=True)]
     ratio, share = statistics.median(ratios), statistics.median(shares)
@@ -161,7 +182,7 @@ def main() -> None:
         programs[name].send(False)
         print(f"{name:15} {statistics.median(values):8.1f} real tokens/s, at most {programs[name].recv():.1f} GiB")
     print(f"ratio           {ratio:8.1f} (from {min(ratios):.1f} to {max(ratios):.1f}), precision {precision}")
-    print(f"share of a matrix product's {matrix_rate(precision) / 1e9:.0f} GFLOP/s: {100 * share:.0f} %")
+    print(f"share of a matrix product's {matrix_rate(precision, device) / 1e9:.0f} GFLOP/s: {100 * share:.0f} %")
     print(f"with all of it the ratio would be {ratio / share:.0f}")
 
 

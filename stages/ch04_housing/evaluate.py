@@ -21,7 +21,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 
 from stages.ch04_housing.model import HousingModel
 from stages.ch04_housing.train import HOUSING, MODELS, fold_splits
-from stages.common.devices import set_up_torch, worker_processes
+from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import placed, rounded, write_json
 from stages.common.params import declared_parameters
 
@@ -57,11 +57,7 @@ def peer_predictions(
     """Return for each regressor the prices (fits, rows) that it gives after fitting each of `train_rows`."""
     jobs = [(peer, rows) for peer in peers.values() for rows in train_rows]
     fit = partial(fitted_predictions, features=features, prices=prices)
-    if processes == 1:
-        found = [fit(job) for job in jobs]
-    else:
-        with worker_processes(processes) as pool:
-            found = list(pool.map(fit, jobs))
+    found = list(in_processes(fit, jobs, processes))
     return dict(zip(peers, np.array(found).reshape(len(peers), len(train_rows), -1), strict=True))
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from stages.ch04_housing.model import HousingModel
-from stages.common.devices import set_up_torch, worker_processes
+from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.optimizers import SGD, Adam
 from stages.common.params import declared_parameters
@@ -168,12 +168,8 @@ def train_in_parts(
         for first in range(0, len(train_rows), RUNS_PER_PART)
     ]
     job = partial(train_part, features=features, prices=prices, seed=seed, shape=shape, options=options)
-    waiting = [part for _, part in parts]
-    if processes == 1:
-        trained = list(progress(map(job, waiting), "ch04", total=len(parts)))
-    else:
-        with worker_processes(processes) as pool:
-            trained = list(progress(pool.map(job, waiting), "ch04", total=len(parts)))
+    trainings = in_processes(job, [part for _, part in parts], processes)
+    trained = list(progress(trainings, "ch04", total=len(parts)))
     results = {}
     for name, train_rows in groups.items():
         own = [result for (group, _), result in zip(parts, trained, strict=True) if group == name]

@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from stages.ch05_recurrent_cells.model import LAYERS, RecurrentNetwork
 from stages.ch05_recurrent_cells.tasks import MODES, Batch, draw_recall, loss_of
-from stages.common.devices import set_up_torch, worker_processes
+from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.optimizers import Adam
 from stages.common.params import declared_parameters
@@ -147,10 +147,7 @@ def run_trainings(
     Each has weights and random numbers of its own, so that the result doesn't depend on the number of processes.
     """
     job = partial(run_training, options=options)
-    if processes == 1:
-        return list(progress(map(job, trainings), "ch05", total=len(trainings)))
-    with worker_processes(processes) as pool:
-        return list(progress(pool.map(job, trainings), "ch05", total=len(trainings)))
+    return list(progress(in_processes(job, trainings, processes), "ch05", total=len(trainings)))
 
 
 def mean_losses(losses: dict[str, list[float]], lengths: list[int], runs: int) -> dict[str, list[float]]:

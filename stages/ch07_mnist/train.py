@@ -129,7 +129,7 @@ class Trainer:
         accuracy = self.best_accuracy
         if len(images):
             logits = logits_of(self.average, images)
-            accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
+            accuracy = (logits.argmax(dim=1) == labels).cpu().double().mean().item()  # MPS has no float64
             self.history.setdefault("validation_loss", []).append(F.cross_entropy(logits, labels).item())
             self.history.setdefault("validation_accuracy", []).append(accuracy)
         if accuracy >= self.best_accuracy:

@@ -26,7 +26,7 @@ from stages.ch08_graphs import best
 from stages.ch08_graphs.layers import Graph, Weights, build_graph, forward, start_network, stored_matrix, words_of
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
 from stages.ch08_graphs.sampling import Source, batches
-from stages.common.devices import set_up_torch, worker_processes
+from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.memory import keep_freed_memory
 from stages.common.optimizers import Adam
@@ -240,12 +240,8 @@ def main() -> None:
     name = layer_name(layer, recipe.dense_aggregation)
     sampling = parameters.ch08.select("batch_nodes", "fan_out")
     job = partial(train_group, layer=name, seed=seed, runs=runs, **shape, options=options, **sampling)
-    if num_threads == 1:
-        results = [job(group) for group in progress(GROUPS, f"ch08 {layer}")]
-    else:
-        with worker_processes(len(GROUPS)) as pool:
-            trainings = pool.map(job, GROUPS)
-            results = list(progress(trainings, f"ch08 {layer}", total=len(GROUPS)))
+    trainings = in_processes(job, GROUPS, min(num_threads, len(GROUPS)))
+    results = list(progress(trainings, f"ch08 {layer}", total=len(GROUPS)))
     with placed(model_path(layer)) as path:
         save_file({key: value for weights, _ in results for key, value in weights.items()}, path)
     history = {

@@ -38,9 +38,10 @@ def greedy(
             tokens = log_shares(model, states[:, None], neighbours)[:, 0].argmax(dim=-1)
         else:
             tokens = model.project(states).argmax(dim=-1)
-        keep = [row for row, token in enumerate(tokens.tolist()) if token != last]
+        words = tokens.tolist()
+        keep = [row for row, token in enumerate(words) if token != last]
         for row in keep:
-            found[active[row]].append(int(tokens[row]))
+            found[active[row]].append(words[row])
         if not keep:
             break
         if len(keep) < len(active):
@@ -73,13 +74,13 @@ def beam_search(
     count = len(src)
     src_mask = padding_mask(src, model.pad)
     caches = model.start(model.encode(src, src_mask))
-    written = torch.full((count, 1, 1), first, device=src.device)  # (sentences, open, tokens)
+    written = torch.full((count, 1, 1), first)  # (sentences, open, tokens), on the CPU, where they are looked at
     scores = torch.zeros(count, 1, device=src.device)  # (sentences, open)
     finished: list[list[tuple[float, list[int]]]] = [[] for _ in range(count)]
     active = list(range(count))
     for place in range(longest):
         width = scores.shape[1]
-        states, caches = model.step(written[:, :, -1].flatten(), place, caches, src_mask)
+        states, caches = model.step(written[:, :, -1].flatten().to(src.device), place, caches, src_mask)
         shares = log_shares(model, states.view(len(active), width, -1), neighbours)
         totals = (scores[..., None] + shares).flatten(1)  # (sentences, open·V)
         # Of 2·beams continuations at most `beams` end the sentence, so that `beams` open ones remain.
@@ -111,14 +112,13 @@ def beam_search(
         if not keep:
             active = []
             break
-        chosen = torch.tensor(keep, device=src.device)
-        parents_kept = torch.tensor(parents_kept, device=src.device)
-        rows = (chosen[:, None] * width + parents_kept).flatten()
+        chosen, parents_kept = torch.tensor(keep), torch.tensor(parents_kept)
+        rows = (chosen[:, None] * width + parents_kept).flatten().to(src.device)
         caches, src_mask = reordered(caches, rows), src_mask[rows]
         written = written[chosen[:, None], parents_kept]  # (sentences, beams, tokens)
-        written = torch.cat([written, torch.tensor(tokens_kept, device=src.device)[..., None]], dim=2)
+        written = torch.cat([written, torch.tensor(tokens_kept)[..., None]], dim=2)
         scores = torch.tensor(scores_kept, device=src.device)
-        neighbours = neighbours and neighbours.of(chosen)
+        neighbours = neighbours and neighbours.of(chosen.to(src.device))
         active = [active[row] for row in keep]
     for row, sentence in enumerate(active):  # those that never ended
         words = written[row, 0, 1:].tolist()

@@ -121,6 +121,11 @@ class Trainer:
     def epochs_done(self) -> int:
         return len(self.history.get("train_loss", []))
 
+    def zero(self) -> torch.Tensor:
+        """Return what losses are added up in: float64, which Apple's MPS alone doesn't have."""
+        device = self.accelerator.device
+        return torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
     def batch(self, src: Tokens, tgt: Tokens, numbers: np.ndarray) -> Batch:
         """Return this process's part of a batch on the device; of one too small for all, one pair without labels."""
         own = share_of(numbers, self.accelerator.process_index, self.accelerator.num_processes)
@@ -138,7 +143,7 @@ class Trainer:
         torch.manual_seed(seed * 1_000_003 + self.epochs_done * 1009 + self.accelerator.process_index)
         generator = np.random.default_rng([seed, self.epochs_done])
         batches = batch_numbers(src, tgt, batch_tokens, generator, batch_pairs)
-        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        total = self.zero()
         labels = 0
         self.objective.train()
         for place, numbers in enumerate(progress(batches, f"ch09 epoch {self.epochs_done + 1}/{epochs}")):
@@ -163,7 +168,7 @@ class Trainer:
     def loss_on(self, src: Tokens, tgt: Tokens) -> float:
         """Return the mean cross-entropy of a label, in nats, without label smoothing."""
         self.objective.eval()
-        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        total = self.zero()
         for numbers in batch_numbers(src, tgt, VALIDATION_TOKENS):
             with self.accelerator.autocast():
                 total += self.objective(self.batch(src, tgt, numbers), 0.0)
@@ -208,7 +213,8 @@ class Trainer:
             return
         tensors, state = saved
         self.model.load_state_dict(without_prefix("model", tensors))
-        self.best, self.sum = without_prefix("best", tensors), without_prefix("sum", tensors)
+        self.best = without_prefix("best", tensors)
+        self.sum = {name: value.to(self.accelerator.device) for name, value in without_prefix("sum", tensors).items()}
         restore_optimizer(self.optimizer, without_prefix("optimizer", tensors))
         self.history, self.best_loss = state["history"], state["best_loss"]
 

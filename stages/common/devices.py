@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
@@ -27,15 +28,19 @@ def set_up_torch(seed: int, num_threads: int) -> None:
     gc.enable()
 
 
-def worker_processes(count: int) -> ProcessPoolExecutor:
-    """Return a pool of processes in which PyTorch is set up, on one thread each.
+def in_processes(job: Callable, items: Iterable, processes: int) -> Iterator:
+    """Yield job(item) for each item, in their order: of one process in this one, else in so many, on a thread each.
 
     Small networks train faster so than in threads, which wait for one another: a step is mostly Python. What a job
     gives doesn't depend on the number of processes, as long as it draws from generators of its own.
     """
+    if processes == 1:
+        yield from map(job, items)
+        return
     # A fork has PyTorch loaded already; but it is safe on Linux alone.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPoolExecutor(count, context, initializer=set_up_torch, initargs=(0, 1))
+    with ProcessPoolExecutor(processes, context, initializer=set_up_torch, initargs=(0, 1)) as pool:
+        yield from pool.map(job, items)
 
 
 def find_device(name: str) -> torch.device:

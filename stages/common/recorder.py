@@ -37,6 +37,8 @@ from typing import BinaryIO
 # Before the import that would start them.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# MLflow tries out what it has written, and with a GPU there it would do so on the GPU, for which nothing was exported.
+os.environ.setdefault("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cpu")
 
 import mlflow
 import numpy as np

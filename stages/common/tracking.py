@@ -13,6 +13,7 @@ does that while this one loads PyTorch and trains, and which records what this o
     tracking.record_training("ch06_train", …)
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -116,19 +117,31 @@ def record_results(
 
 
 def _recorded(function: str, *arguments, **options) -> str:
+    global _recorder
     if _recorder is None:
-        # By name, because how something is recorded is no dependency of a stage: none of its outputs is made of it.
-        record = getattr(importlib.import_module(RECORDER), function)
-        try:
-            return record(*arguments, **options)
-        except Exception as error:
-            raise RecordingError(f"{type(error).__name__}: {error}") from error
+        return _recorded_here(function, *arguments, **options)
     try:
         pickle.dump((function, arguments, options), _recorder.stdin)
         _recorder.stdin.flush()
+    except OSError:  # it never had the whole of it, so that nothing is recorded twice
+        print(f"{RECORDER} is gone: recording without it", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            _recorder.stdin.close()
+        _recorder = None
+        return _recorded_here(function, *arguments, **options)
+    try:
         outcome, answer = pickle.load(_recorder.stdout)
     except (OSError, EOFError, pickle.UnpicklingError) as error:
         raise RecordingError(f"the process that records is gone, or says what it should not: {error!r}") from None
     if outcome == "failed":
         raise RecordingError(answer)
     return answer
+
+
+def _recorded_here(function: str, *arguments, **options) -> str:
+    # By name, because how something is recorded is no dependency of a stage: none of its outputs is made of it.
+    record = getattr(importlib.import_module(RECORDER), function)
+    try:
+        return record(*arguments, **options)
+    except Exception as error:
+        raise RecordingError(f"{type(error).__name__}: {error}") from error

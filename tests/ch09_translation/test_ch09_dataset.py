@@ -22,6 +22,7 @@ def test_batch_by_hand():
 def test_an_empty_source_is_its_end_alone():
     assert make_batch([[]], [[]]).src.tolist() == [[LAST]]
     assert padded([[1], []]).tolist() == [[1], [PAD]]
+    assert padded([[], []]).shape == (2, 0)
 
 
 @pytest.mark.parametrize("seed", [None, 1])

@@ -387,6 +387,31 @@ def test_a_stage_records_through_a_process_of_its_own(chapter, client):
     client.delete_run(found.info.run_id)
 
 
+LOST = """
+import runpy, sys
+from stages.common import tracking
+
+def start(*arguments, started=tracking.start, **options):
+    started(*arguments, **options)
+    tracking._recorder.kill()
+    tracking._recorder.wait()
+
+tracking.start = start
+sys.argv[1:] = ["rnn"]
+runpy.run_module("stages.ch06_timeseries.train", run_name="__main__")
+"""
+
+
+def test_without_the_process_that_records_the_stage_does_it_itself(chapter, client):
+    result = run_stage(chapter, "-c", LOST, DVC_EXP_NAME="lost")
+    assert result.returncode == 0, result.stderr
+    assert "stages.common.recorder is gone: recording without it" in result.stderr.splitlines()
+    assert "Traceback" not in result.stderr and "Exception" not in result.stderr
+    runs = runs_by_name(client)
+    assert len(client.get_metric_history(runs["lost-rnn"].info.run_id, "train_loss")) == 3
+    client.delete_run(runs["lost-rnn"].info.run_id)
+
+
 def test_a_store_that_cannot_be_reached_ends_the_stage_with_its_reason(chapter):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
