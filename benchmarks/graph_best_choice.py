@@ -1,9 +1,10 @@
 """Settings of chapter 8's best network compared by validation papers: `python -m benchmarks.graph_best_choice`.
 
 Needs data/prepared/ch08: dvc repro ch08_preprocess. Each of SETTINGS, which replace parameters of the tuned recipe,
-trains --runs networks on the public split and one on each of as many random splits. The highest mean of the two
-groups' validation accuracies wins; only then are the test papers looked at, with networks from other seeds than those
-that took part in the choice.
+trains --runs networks on the public split and one on each of as many random splits. The highest mean validation
+accuracy on the public split wins; only then are the test papers looked at, with networks from other seeds than those
+that took part in the choice. The random splits have no say: most of the public test papers are validation papers in
+one of them. They show which settings now and then fail.
 """
 
 import argparse
@@ -59,10 +60,10 @@ def measure(runs: int, recipe: dict, seed: int, part: str) -> list[np.ndarray]:
 
 
 def shown(accuracies: list[np.ndarray]) -> str:
-    groups = [
-        f"{group} {own.mean():.4f} ± {own.std(ddof=1):.4f}" for group, own in zip(GROUPS, accuracies, strict=True)
-    ]
-    return ", ".join(groups)
+    return ", ".join(
+        f"{group} {own.mean():.4f} ± {own.std(ddof=1):.4f}, at least {own.min():.3f}"
+        for group, own in zip(GROUPS, accuracies, strict=True)
+    )
 
 
 def main() -> None:
@@ -75,9 +76,9 @@ def main() -> None:
     for name, changed in SETTINGS.items():
         started = time.perf_counter()
         accuracies = measure(runs, {**tuned, **changed}, CHOICE_SEED, "val")
-        found[name] = np.mean([own.mean() for own in accuracies])
+        found[name] = accuracies[0].mean()
         seconds = time.perf_counter() - started
-        print(f"{name:18} validation: {shown(accuracies)}, mean {found[name]:.4f} ({seconds:.0f} s)", flush=True)
+        print(f"{name:18} validation: {shown(accuracies)} ({seconds:.0f} s)", flush=True)
     chosen = max(found, key=found.get)
     accuracies = measure(runs, {**tuned, **SETTINGS[chosen]}, TEST_SEED, "test")
     print(f"chosen: {chosen}; test, {runs} other runs each: {shown(accuracies)}")

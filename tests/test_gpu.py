@@ -50,9 +50,13 @@ def chapter(open_workspace, request):
     """(workspace, chapter, recipe, outputs) after a whole run on the GPU, recorded in MLflow."""
     name, recipe = request.param
     with open_workspace({**SMALL, f"{name}.recipe": recipe}) as workspace:
-        workspace.write_mnist() if name == "ch07" else workspace.write_translations()
+        {"ch07": workspace.write_mnist, "ch09": workspace.write_translations}[name]()
         AcceleratorState._reset_state(True)
-        yield workspace, name, recipe, workspace.run(name)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        outputs = workspace.run(name)
+        assert torch.cuda.max_memory_allocated() > before + 2**16  # the GPU was used
+        yield workspace, name, recipe, outputs
         AcceleratorState._reset_state(True)
 
 
@@ -63,23 +67,28 @@ def test_second_run_gives_the_same_bytes(chapter):
 
 
 def test_interrupted_training_goes_on_to_the_same_bytes(chapter, monkeypatch):
-    workspace, name, _, outputs = chapter
-    save = Checkpoint.save
+    workspace, name, recipe, outputs = chapter
+    epochs = SMALL[f"{name}.{recipe}.epochs"]
+    save, saved = Checkpoint.save, []
 
     def interrupted(*arguments) -> None:
         save(*arguments)
-        raise KeyboardInterrupt
+        saved.append(arguments)
+        if len(saved) == epochs - 1:
+            raise KeyboardInterrupt
 
+    Path(MODELS[name]).unlink()
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             workspace.step(STEPS[name])
-    assert list(Path(".checkpoints").iterdir())
-    patched = {f"record_{what}": lambda *arguments, **options: "" for what in ("training", "results")}
+    assert list(Path(".checkpoints").iterdir()) and not Path(MODELS[name]).exists()
+    saved.clear()
     with monkeypatch.context() as patch:
-        for function, nothing in patched.items():
-            patch.setattr(f"stages.common.tracking.{function}", nothing)
+        patch.setattr(Checkpoint, "save", lambda *arguments: saved.append(arguments))
+        patch.setattr("stages.common.tracking.record_training", lambda *arguments, **options: "")
         workspace.step(STEPS[name])
+    assert len(saved) == 1  # the last epoch alone
     assert Path(MODELS[name]).read_bytes() == outputs[MODELS[name]]
 
 
