@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load
 
 from stages.ch08_graphs import best
@@ -65,7 +66,8 @@ def test_graph_is_symmetric_and_its_features_are_the_recipes(chapter):
 
 @pytest.mark.parametrize("layer", TRAINED)
 def test_evaluation_reproduces_what_the_model_file_gives(chapter, layer):
-    _, recipe, outputs = chapter
+    workspace, recipe, outputs = chapter
+    spread = yaml.safe_load((workspace.path / "params.yaml").read_text(encoding="utf-8"))["ch08"][recipe]
     graph = arrays(outputs, "data/prepared/ch08/graph.npz")
     weights = load(outputs[f"data/models/ch08/{layer}.safetensors"])
     name = {"tuned": "dense_mean", "book": "dense_sum"}[recipe] if layer == "dense" else layer
@@ -73,7 +75,10 @@ def test_evaluation_reproduces_what_the_model_file_gives(chapter, layer):
     for group, key in (("public", "accuracy_mean"), ("random", "accuracy_random_split_mean")):
         own = {n.removeprefix(f"{group}."): value for n, value in weights.items() if n.startswith(f"{group}.")}
         built = build_graph(graph)
-        logits = best.predict(built, own, 0.2, 10) if layer == "best" else forward(name, built, own)
+        if layer == "best":
+            logits = best.predict(built, own, spread["restart"], spread["hops"])
+        else:
+            logits = forward(name, built, own)
         predicted = logits.argmax(dim=-1).numpy()  # (nodes, runs)
         tests = graph["test"] if group == "random" else np.stack([graph["public_test"]] * 2)
         right = [(predicted[nodes, run] == graph["labels"][nodes]).mean() for run, nodes in enumerate(tests)]
