@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from stages.ch08_graphs import best
+from stages.ch08_graphs.evaluate import group_weights
 from stages.ch08_graphs.layers import build_graph
 from stages.ch08_graphs.preprocess import GRAPH
 from stages.ch08_graphs.train import GROUPS, accuracies_at, parts_of, train_group
@@ -46,7 +47,7 @@ def accuracies_of(group: str, runs: int, recipe: dict, seed: int, part: str) -> 
     }
     sizes = {"hidden_size": recipe["best_hidden_size"], "heads": recipe["heads"]}
     arrays, _ = train_group(group, "best", seed, {group: runs}, **sizes, options=options, batch_nodes=0, fan_out=0)
-    weights = {name.removeprefix(f"{group}."): torch.from_numpy(value) for name, value in arrays.items()}
+    weights = group_weights({name: torch.from_numpy(value) for name, value in arrays.items()}, group)
     with np.load(GRAPH) as loaded:
         arrays = dict(loaded)
     logits = best.predict(build_graph(arrays), weights, recipe["restart"], recipe["hops"])

@@ -19,11 +19,12 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
+from benchmarks.timing import clock
 from stages.ch07_mnist.dataset import load_split
 from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.preprocess import RAW, read_idx
 from stages.ch07_mnist.train import Trainer, train
-from stages.common.devices import find_device
+from stages.common.devices import find_device, set_up_torch
 
 BATCH = 128
 FLOP_PER_IMAGE = 72e6
@@ -75,9 +76,7 @@ def plain_program(images: int, device: torch.device):
             optimizer.zero_grad()
             F.nll_loss(model(data), target).backward()
             optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return images / (time.perf_counter() - started)
+        return images / (clock(device) - started)
 
     return run
 
@@ -97,8 +96,7 @@ def own_program(images: int, precision: str, device: torch.device):
     }
 
     def run() -> float:
-        torch.set_deterministic_debug_mode("error")  # as in the stage, which costs something on a GPU
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        set_up_torch(0, torch.get_num_threads())  # as the stage; its deterministic kernels cost something on a GPU
         started = time.perf_counter()  # training ends with the losses, for which the device is waited for
         train(trainer, data, nothing, None, epochs=trainer.epochs_done + 1, seed=0, **options)
         seconds = time.perf_counter() - started

@@ -16,7 +16,8 @@ import statistics
 
 import torch
 
-from benchmarks.translation_training import clock, matrix_rate, set_written_out, weights_met
+from benchmarks.timing import clock, matrix_rate
+from benchmarks.translation_training import set_written_out, weights_met
 from stages.ch09_translation.dataset import padded
 from stages.ch09_translation.model import Transformer, padding_mask
 from stages.ch09_translation.search import greedy

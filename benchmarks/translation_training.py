@@ -16,13 +16,13 @@ import itertools
 import multiprocessing
 import resource
 import statistics
-import time
 from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks.timing import clock, matrix_rate
 from stages.ch09_translation.dataset import Batch, batch_numbers, make_batch
 from stages.ch09_translation.model import MultiHeadAttention, Transformer
 from stages.ch09_translation.tokens import PAD
@@ -37,13 +37,6 @@ STEPS, TURNS = 8, 3
 THREADS = 2
 
 
-def clock(device: torch.device) -> float:
-    """Return the time in seconds, when the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def padded_to(tensor: torch.Tensor, length: int) -> torch.Tensor:
     return F.pad(tensor, (0, length - tensor.shape[1]), value=PAD)
 
@@ -56,17 +49,6 @@ def plain_step(model: Transformer, optimizer: Adam, batch: Batch) -> None:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-
-
-def matrix_rate(dtype: torch.dtype, device: torch.device, repeats: int = 10) -> float:
-    """Return the operations a second of a product of two square matrices, large enough for the device."""
-    size = 8192 if device.type == "cuda" else 2048
-    left, right = (torch.randn(size, size).to(device, dtype) for _ in range(2))
-    left @ right
-    started = clock(device)
-    for _ in range(repeats):
-        left @ right
-    return repeats * 2 * size**3 / (clock(device) - started)
 
 
 def weights_met(model: Transformer) -> tuple[int, int, int, int]:

@@ -1,0 +1,23 @@
+"""What the benchmarks share: a clock that waits for the device, and the rate of a large matrix product."""
+
+import time
+
+import torch
+
+
+def clock(device: torch.device) -> float:
+    """Return the time in seconds, when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device, repeats: int = 10) -> float:
+    """Return the operations a second of a product of two square matrices, large enough for the device."""
+    size = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(size, size).to(device, dtype) for _ in range(2))
+    left @ right
+    started = clock(device)
+    for _ in range(repeats):
+        left @ right
+    return repeats * 2 * size**3 / (clock(device) - started)
