@@ -4,11 +4,12 @@
 
 The chapter's encodes a sentence, padded to 350 tokens, and computes the whole decoder anew for every word, one sentence
 after another, its attention written out. The pipeline's has many sentences of similar length in a batch and keeps keys
-and values. Both run the same weights, of the book's size, in float32, and write the same words: a network that never
-ends a sentence writes as many as it may.
+and values. Both run the same weights, of the book's size, and in float32 write the same words: a network that never
+ends a sentence writes as many as it may. Where the device multiplies bfloat16 fast, as `precision: auto` has it, that
+is timed, too; there an untrained network, to which all words are about as likely, soon writes others.
 
 Printed: sentences a second of each, taken in turn, and their ratio; the operations of a sentence in each, and the ratio
-that the rate of a large matrix product would give ours beside the chapter's as it is.
+that the rate of a large matrix product in float32 would give ours beside the chapter's as it is.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from stages.ch09_translation.model import Transformer, padding_mask
 from stages.ch09_translation.search import greedy
 from stages.ch09_translation.tokens import FIRST, LAST, PAD
 from stages.ch09_translation.translator import SENTENCES
-from stages.common.devices import find_device, set_up_torch
+from stages.common.devices import find_device, set_up_torch, takes_bfloat16
 from stages.common.memory import keep_freed_memory
 
 VOCABULARY, LONGEST, WRITTEN = 8000, 350, 10  # tokens; Home Assistant's Russian texts have ten on average
@@ -59,30 +60,37 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     sentences = torch.randint(4, VOCABULARY, (SENTENCES, READ - 1), generator=generator).tolist()
     batch = padded([[*tokens, LAST] for tokens in sentences]).to(device)
-    plain, ours, rates = [], [], []
+    plain: list[float] = []
+    rates: list[float] = []
+    precisions = [torch.float32, *([torch.bfloat16] if takes_bfloat16("auto", device) else [])]
+    ours: dict[torch.dtype, list[float]] = {precision: [] for precision in precisions}
     for turn in range(TURNS + 1):
         set_written_out(model, True)
         started = clock(device)
         found = one_by_one(model, batch[turn : turn + 1], WRITTEN)
         plain.append(1 / (clock(device) - started))
         set_written_out(model, False)
-        started = clock(device)
-        together = greedy(model, batch, FIRST, LAST, WRITTEN)
-        ours.append(len(batch) / (clock(device) - started))
+        for precision in precisions:
+            started = clock(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+                together = greedy(model, batch, FIRST, LAST, WRITTEN)
+            ours[precision].append(len(batch) / (clock(device) - started))
+            if precision == torch.float32 and together[turn] != found:
+                raise SystemExit("the two searches wrote different words")
         rates.append(matrix_rate(torch.float32, device))
-        if together[turn] != found:
-            raise SystemExit("the two searches wrote different words")
-    plain, ours = plain[1:], ours[1:]  # the first turn warms up
-    ratios = [own / other for own, other in zip(ours, plain, strict=True)]
     encoder, of_source, of_target, projection = weights_met(model)
     growing = WRITTEN * (WRITTEN + 1) // 2  # positions of the target that are computed again and again
     of_plain = 2 * (LONGEST * (encoder + WRITTEN * of_source) + growing * of_target + WRITTEN * projection)
     of_ours = 2 * (READ * (encoder + of_source) + WRITTEN * (of_target + projection))
     rate = statistics.median(rates)
-    print(f"the chapter's   {statistics.median(plain):8.2f} sentences/s, {of_plain / 1e9:6.2f} GFLOP each")
-    print(f"the pipeline's  {statistics.median(ours):8.2f} sentences/s, {of_ours / 1e9:6.2f} GFLOP each")
-    print(f"ratio           {statistics.median(ratios):8.1f} (from {min(ratios):.1f} to {max(ratios):.1f})")
-    print(f"with all of a matrix product's {rate / 1e9:.0f} GFLOP/s: {rate / of_ours / statistics.median(plain):.0f}")
+    chapters = statistics.median(plain[1:])  # the first turn warms up
+    print(f"the chapter's   {chapters:8.2f} sentences/s, {of_plain / 1e9:6.2f} GFLOP each")
+    for precision, found in ours.items():
+        ratios = [own / other for own, other in zip(found[1:], plain[1:], strict=True)]
+        spread = f"{statistics.median(ratios):.1f} times (from {min(ratios):.1f} to {max(ratios):.1f})"
+        print(f"the pipeline's  {statistics.median(found[1:]):8.2f} sentences/s, {of_ours / 1e9:6.2f} GFLOP each")
+        print(f"    in {precision}: {spread} the chapter's")
+    print(f"with all of a matrix product's {rate / 1e9:.0f} GFLOP/s: {rate / of_ours / chapters:.0f} times")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python -m benchmarks.translation_training --device cuda --batch-tokens 64000    # the same on a GPU
 
-The chapter's takes 8 sentences, padded to 350 tokens each, attention written out, in float32. The pipeline's takes
-batches of sentences of similar length by number of tokens, fused attention, bfloat16 where the processor has it, and
-projects to the vocabulary only where a label stands. Both train the same network (N = 6, d_model = 512, h = 8,
-d_ff = 2048) on Home Assistant's texts in random order, each in a process of its own, taking turns.
+The chapter's takes 8 sentences, padded to 350 tokens each, attention written out and PyTorch's dropout, in float32. The
+pipeline's takes batches of sentences of similar length by number of tokens, fused attention, bfloat16 where the
+processor has it, and projects to the vocabulary only where a label stands. Both train the same network (N = 6,
+d_model = 512, h = 8, d_ff = 2048) on Home Assistant's texts in random order, each in a process of its own, in turn.
 
 Printed: real tokens a second of each (padding is not counted); their ratio; the share of the rate that a large matrix
 product has on this machine, and the ratio that all of that rate would give; peak memory of each.
@@ -27,7 +27,8 @@ from stages.ch09_translation.dataset import Batch, batch_numbers, make_batch
 from stages.ch09_translation.model import MultiHeadAttention, Transformer
 from stages.ch09_translation.tokens import PAD
 from stages.ch09_translation.train import CORPUS, COUNTS, Trainer, mixed_precision
-from stages.common.devices import find_device, set_up_torch
+from stages.common.devices import find_device, set_up_torch, takes_bfloat16
+from stages.common.dropout import ByteDropout
 from stages.common.files import read_json
 from stages.common.memory import keep_freed_memory
 from stages.common.optimizers import Adam
@@ -64,6 +65,14 @@ def operations(model: Transformer, src_tokens: int, tgt_tokens: int) -> float:
     return 6 * (src_tokens * (encoder + of_source) + tgt_tokens * (of_target + projection))
 
 
+def set_plain_dropout(model: torch.nn.Module) -> None:
+    """Have the network drop values out as the chapter's program does, by PyTorch's own module."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, ByteDropout):
+                setattr(module, name, torch.nn.Dropout(child.dropped_bytes / 256))
+
+
 def set_written_out(model: Transformer, written_out: bool) -> None:
     """Have the attention computed as the chapter's program does, or by the fused function."""
     for module in model.modules():
@@ -89,6 +98,7 @@ def chapters_program(turns: Connection, device: torch.device, batch_tokens: int)
     src, tgt, model = corpus(device)
     optimizer = Adam(model.train().parameters(), 1e-4, eps=1e-9)
     set_written_out(model, True)
+    set_plain_dropout(model)
     generator = np.random.default_rng(0)
     tokens = PAIRS * sum(len(tokens) + 1 for tokens in (*src, *tgt)) / len(src)  # with the ends
     while turns.recv():
@@ -147,7 +157,7 @@ def main() -> None:
         programs[name], other = context.Pipe()
         context.Process(target=program, args=(other, device, arguments.batch_tokens), daemon=True).start()
     torch.set_num_threads(THREADS)
-    precision = {"no": torch.float32, "bf16": torch.bfloat16}[mixed_precision("auto", device)]
+    precision = torch.bfloat16 if takes_bfloat16("auto", device) else torch.float32
     rates: dict[str, list[float]] = {name: [] for name in programs}
     shares = []
     for turn in range(TURNS + 1):

@@ -27,6 +27,7 @@ class Parameters(Strict):
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     device: Literal["auto", "cpu", "cuda", "mps"]
+    instructions: Literal["avx2", "native"]
     noise_level: Annotated[float, Field(ge=0, le=10)]
     ch01: Tensors
     ch02: Autograd

@@ -1,5 +1,7 @@
 """A small copy of the pipeline in a temporary folder: the real dvc.yaml, small parameters, small data."""
 
+import stages  # noqa: F401  # isort: skip  # before NumPy and PyTorch, as in every stage
+
 import importlib
 import os
 import re

@@ -27,7 +27,7 @@ from stages.ch09_translation.model import sinusoids
 from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.tokens import PAD
 from stages.ch09_translation.translator import Translator, attention_maps, load_translator
-from stages.common.devices import find_device, set_up_torch
+from stages.common.devices import find_device, set_up_torch, takes_bfloat16
 from stages.common.files import placed, read_json, rounded, write_json
 from stages.common.memory import keep_freed_memory
 from stages.common.params import declared_parameters
@@ -139,11 +139,13 @@ def main() -> int:
     train, test = corpus["train"], corpus["test"]
     sources, references, known_translations = test["en"][:], test["ru"][:], train["ru"][:]
     memory = Memory.of(train, options)
+    device = find_device(parameters.device)
     try:
-        translator = load_translator(MODEL, TOKENIZERS, find_device(parameters.device))
+        translator = load_translator(MODEL, TOKENIZERS, device)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    translator.bfloat16 = takes_bfloat16(recipe.precision, device)
     by_network = translations = translator.translate(sources, **search)
     if options["memory_pairs"]:
         translator.memory = memory

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from stages.common.dropout import ByteDropout
+
 
 def padding_mask(tokens: torch.Tensor, pad: int) -> torch.Tensor:
     """Return (B, 1, 1, S), True at the tokens (B, S) that are no padding: the same for every head and query."""
@@ -51,7 +53,7 @@ class PositionalEncoding(nn.Module):
 
     def __init__(self, longest: int, d_model: int, dropout: float):
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         self.register_buffer("table", sinusoids(longest, d_model), persistent=False)
 
     def forward(self, x: torch.Tensor, first: int = 0) -> torch.Tensor:
@@ -134,7 +136,7 @@ class FeedForward(nn.Module):
     def __init__(self, d_model: int, d_ff: int, dropout: float):
         super().__init__()
         self.linear1 = nn.Linear(d_model, d_ff)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         self.linear2 = nn.Linear(d_ff, d_model)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -152,7 +154,7 @@ class Residual(nn.Module):
     def __init__(self, d_model: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
 
     def forward(self, x: torch.Tensor, part) -> torch.Tensor:
         return x + self.dropout(part(self.norm(x)))

@@ -31,7 +31,7 @@ from stages.ch09_translation.dataset import Batch, Tokens, batch_numbers, make_b
 from stages.ch09_translation.model import Transformer, padding_mask
 from stages.ch09_translation.tokens import PAD
 from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, with_prefix, without_prefix
-from stages.common.devices import find_device, set_up_torch
+from stages.common.devices import find_device, set_up_torch, takes_bfloat16
 from stages.common.files import file_hash, placed, read_json, write_history
 from stages.common.memory import keep_freed_memory
 from stages.common.optimizers import Adam
@@ -78,14 +78,8 @@ def rate_share(done: float, schedule: str, warmup: float) -> float:
 
 
 def mixed_precision(precision: str, device: torch.device) -> str:
-    """Return accelerate's name for a precision; "auto" takes bfloat16 where the device multiplies it fast."""
-    if precision == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-        precision = "bfloat16" if fast else "float32"
-    return {"float32": "no", "bfloat16": "bf16"}[precision]
+    """Return accelerate's name for a precision."""
+    return "bf16" if takes_bfloat16(precision, device) else "no"
 
 
 def share_of(numbers: np.ndarray, rank: int, processes: int) -> np.ndarray:

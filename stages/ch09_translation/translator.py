@@ -35,12 +35,19 @@ class Translator:
     Args:
         longest: tokens of a sentence, its end counted.
         memory: the pairs that it was trained on, to be asked for every word; None: the network alone.
+        bfloat16: whether a search multiplies in bfloat16, where a network of the book's size is twice as fast.
     """
 
     def __init__(
-        self, model: Transformer, tokenizers: tuple[Tokenizer, Tokenizer], longest: int, memory: Memory | None = None
+        self,
+        model: Transformer,
+        tokenizers: tuple[Tokenizer, Tokenizer],
+        longest: int,
+        memory: Memory | None = None,
+        bfloat16: bool = False,
     ):
         self.model, self.tokenizers, self.longest, self.memory = model.eval(), tokenizers, longest, memory
+        self.bfloat16 = bfloat16
 
     def tokens(self, text: str) -> list[int]:
         return encode(self.tokenizers[0], [text])[0]
@@ -86,7 +93,13 @@ class Translator:
         if not pieces:
             return []
         device = next(self.model.parameters()).device
-        sources = encode(self.tokenizers[0], list(pieces))
+        # Around all of it: weights are rounded once.
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self._search(encode(self.tokenizers[0], list(pieces)), pieces, beams, penalty, device)
+
+    def _search(
+        self, sources: list[list[int]], pieces: Sequence[str], beams: int, penalty: float, device: torch.device
+    ) -> list[list[int]]:
         if self.memory:
             numbers = self.memory.find(pieces)
             read = self.memory.read(self.model, numbers)

@@ -56,3 +56,14 @@ def find_device(name: str) -> torch.device:
         there = ", ".join(device for device in available if available[device])
         raise SystemExit(f"device: {name} was asked for, but this machine has only: {there}")
     return torch.device(name)
+
+
+def takes_bfloat16(precision: str, device: torch.device) -> bool:
+    """Return whether products are to be in bfloat16: "float32" no, "bfloat16" yes, "auto" where they are fast in it."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # The processor may have more than `instructions` lets PyTorch use.
+    in_use = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return device.type == "cpu" and in_use and torch.cpu.get_capabilities().get("avx512_bf16", False)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from stages.ch07_mnist.dataset import augment, random_affine
 from stages.ch07_mnist.evaluate import calibration_error, first_layer, measure, probabilities_of
-from stages.ch07_mnist.model import BookNetwork, ByteDropout, build_network
+from stages.ch07_mnist.model import BookNetwork, build_network
 from stages.ch07_mnist.preprocess import hold_out, read_idx
 from stages.ch07_mnist.train import Trainer, logits_of, train, trapezoid
 from stages.common.checkpoint import Checkpoint
@@ -125,31 +125,6 @@ def test_book_network_has_the_printed_gradients():
     F.cross_entropy(network(images), labels).backward()
     for parameter, gradient in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
-
-
-def test_byte_dropout_drops_its_share_and_keeps_the_mean():
-    torch.manual_seed(0)
-    inputs = torch.ones(63, 5, 13, 7).contiguous(memory_format=torch.channels_last)  # 28,665: no multiple of 8
-    outputs = ByteDropout(0.25)(inputs)
-    assert outputs.shape == inputs.shape
-    assert torch.equal(outputs.unique(), torch.tensor([0.0, 256 / 192]))
-    # Four standard errors of a share of 0.25 among 28,665.
-    assert abs((outputs == 0).double().mean().item() - 0.25) < 4 * (0.25 * 0.75 / inputs.numel()) ** 0.5
-    assert not torch.equal(outputs[0], outputs[1])
-
-
-def test_byte_dropout_passes_gradients_where_it_passes_values():
-    torch.manual_seed(0)
-    inputs = torch.full((9, 11), 3.0, requires_grad=True)
-    outputs = ByteDropout(0.5)(inputs)
-    outputs.sum().backward()
-    assert torch.equal(inputs.grad, (outputs > 0) * 2.0)
-
-
-def test_byte_dropout_does_nothing_in_evaluation_or_at_zero():
-    inputs = torch.randn(3, 5)
-    assert ByteDropout(0.5).eval()(inputs) is inputs
-    assert ByteDropout(0.0)(inputs) is inputs
 
 
 def test_tuned_network_has_its_widths():

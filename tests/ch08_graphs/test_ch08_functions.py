@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.metrics import f1_score
 from torch import nn
 from torch.nn import functional as F
 
@@ -357,6 +358,16 @@ def test_macro_f1_counts_classes_alike():
     logits[:, 0, 0] = 1  # all are said to be of class 0
     scores = macro_f1(logits, torch.tensor([0, 0, 0, 1]), torch.tensor([[0, 1, 2, 3]]))
     assert scores[0] == pytest.approx((6 / 7 + 0) / 2)
+
+
+def test_macro_f1_is_sklearns():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(7, (40,), generator=generator)
+    nodes = torch.stack([torch.randperm(40, generator=generator)[:8] for _ in range(30)])  # few: classes are missing
+    logits = torch.randn(40, 30, 7, generator=generator)
+    found = at_nodes(logits, nodes).argmax(dim=-1)
+    expected = [f1_score(labels[own], other, average="macro") for own, other in zip(nodes, found, strict=True)]
+    assert macro_f1(logits, labels, nodes) == pytest.approx(expected, abs=1e-12)
 
 
 def test_summary_by_hand():

@@ -1,0 +1,30 @@
+"""Dropout by bytes: what is kept, how it is scaled, and that gradients pass where values did."""
+
+import torch
+
+from stages.common.dropout import ByteDropout
+
+
+def test_byte_dropout_drops_its_share_and_keeps_the_mean():
+    torch.manual_seed(0)
+    inputs = torch.ones(63, 5, 13, 7).contiguous(memory_format=torch.channels_last)  # 28,665: no multiple of 8
+    outputs = ByteDropout(0.25)(inputs)
+    assert outputs.shape == inputs.shape
+    assert torch.equal(outputs.unique(), torch.tensor([0.0, 256 / 192]))
+    # Four standard errors of a share of 0.25 among 28,665.
+    assert abs((outputs == 0).double().mean().item() - 0.25) < 4 * (0.25 * 0.75 / inputs.numel()) ** 0.5
+    assert not torch.equal(outputs[0], outputs[1])
+
+
+def test_byte_dropout_passes_gradients_where_it_passes_values():
+    torch.manual_seed(0)
+    inputs = torch.full((9, 11), 3.0, requires_grad=True)
+    outputs = ByteDropout(0.5)(inputs)
+    outputs.sum().backward()
+    assert torch.equal(inputs.grad, (outputs > 0) * 2.0)
+
+
+def test_byte_dropout_does_nothing_in_evaluation_or_at_zero():
+    inputs = torch.randn(3, 5)
+    assert ByteDropout(0.5).eval()(inputs) is inputs
+    assert ByteDropout(0.0)(inputs) is inputs
