@@ -13,6 +13,7 @@ import torch
 
 from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.translator import Translator, attention_maps, load_translator
+from stages.common.devices import takes_bfloat16
 from stages.common.params import declared_parameters
 
 CORPUS = Path("data/prepared/ch09/corpus")
@@ -74,6 +75,7 @@ def main() -> int:
     try:
         texts = options.text or lines_of(options.file or "-")
         translator = load_translator(MODEL, TOKENIZERS, torch.device("cpu"))
+        translator.bfloat16 = takes_bfloat16(recipe.precision, torch.device("cpu"))
         if of_memory["memory_pairs"] and not options.no_memory:
             import datasets
 
