@@ -46,6 +46,7 @@ from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from stages import configured_instructions
 from stages.common.files import file_hash
 from stages.common.params import dependency_hashes, main_root
 
@@ -75,10 +76,11 @@ def record_training(
     name = "-".join(filter(None, [os.environ.get("DVC_EXP_NAME", "repro"), variant]))
     run = client.create_run(experiment_id, start_time=int(started * 1000), run_name=name)
     tags = {MODEL_TAG: file_hash(model_file, "sha256"), **_provenance(stage, variant)}
+    shared = {"instructions": configured_instructions()}  # of every stage, and read by none of them itself
     with mlflow.start_run(run_id=run.info.run_id):
         client.log_batch(
             run.info.run_id,
-            params=[Param(key, str(value)) for key, value in parameters.items()],
+            params=[Param(key, str(value)) for key, value in {**shared, **parameters}.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
         _log_history(client, run.info.run_id, {**history, "train_seconds": [ended - started]})

@@ -47,6 +47,7 @@ def test_no_newer_instructions_than_avx2(tmp_path, text):
     assert found == {"torch": "AVX2", "numpy": False, "set": stages.AVX2}
 
 
+@needs_x86
 @pytest.mark.parametrize("text", ["instructions: native\n", 'seed: 0\ninstructions: "native"\n'])
 def test_native_limits_nothing(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")

@@ -86,6 +86,7 @@ def test_parameters_are_those_used(client, cell):
         "recipe": "tuned",
         "seed": "0",
         "num_threads": "1",
+        "instructions": "avx2",
         "cell": cell,
         "hidden_size": "4",
         "num_layers": "1",
@@ -506,7 +507,8 @@ def test_four_first_writers_at_once_lose_nothing(open_workspace):
         assert set(runs) == {f"repro-writer{number}" for number in range(4)}
         for number in range(4):
             run = runs[f"repro-writer{number}"]
-            assert (run.info.status, run.data.params) == ("FINISHED", {"number": str(number)})
+            parameters = {"instructions": "avx2", "number": str(number)}
+            assert (run.info.status, run.data.params) == ("FINISHED", parameters)
             history = client.get_metric_history(run.info.run_id, "train_loss")
             assert [metric.value for metric in history] == [number + epoch / 10 for epoch in range(30)]
             assert run.data.metrics["test_r2"] == number
