@@ -85,12 +85,13 @@ def main() -> None:
     of_plain = 2 * (LONGEST * (encoder + WRITTEN * of_source) + growing * of_target + WRITTEN * projection)
     of_ours = 2 * (READ * (encoder + of_source) + WRITTEN * (of_target + projection))
     rate = statistics.median(rates)
-    chapters = statistics.median(plain[1:])  # the first turn warms up
+    plain = plain[1:]  # the first turn warms up
+    chapters = statistics.median(plain)
     print(f"the chapter's   {chapters:8.2f} sentences/s, {of_plain / 1e9:6.2f} GFLOP each")
-    for precision, found in ours.items():
-        ratios = [own / other for own, other in zip(found[1:], plain[1:], strict=True)]
+    for precision, (_, *measured) in ours.items():
+        ratios = [own / other for own, other in zip(measured, plain, strict=True)]
         spread = f"{statistics.median(ratios):.1f} times (from {min(ratios):.1f} to {max(ratios):.1f})"
-        print(f"the pipeline's  {statistics.median(found[1:]):8.2f} sentences/s, {of_ours / 1e9:6.2f} GFLOP each")
+        print(f"the pipeline's  {statistics.median(measured):8.2f} sentences/s, {of_ours / 1e9:6.2f} GFLOP each")
         print(f"    in {precision}: {spread} the chapter's")
     print(f"with all of a matrix product's {rate / 1e9:.0f} GFLOP/s: {rate / of_ours / chapters:.0f} times")
 
