@@ -3,8 +3,8 @@
     python -m benchmarks.translation_training --device cuda --batch-tokens 64000    # the same on a GPU
 
 The chapter's takes 8 sentences, padded to 350 tokens each, attention written out and PyTorch's dropout, in float32. The
-pipeline's takes batches of sentences of similar length by number of tokens, fused attention, bfloat16 where the
-processor has it, and projects to the vocabulary only where a label stands. Both train the same network (N = 6,
+pipeline's takes batches of sentences of similar length by number of tokens, bfloat16 where the processor has it, its
+own dropout and loss, and projects to the vocabulary only where a label stands. Both train the same network (N = 6,
 d_model = 512, h = 8, d_ff = 2048) on Home Assistant's texts in random order, each in a process of its own, in turn.
 
 Printed: real tokens a second of each (padding is not counted); their ratio; the share of the rate that a large matrix
@@ -30,7 +30,7 @@ from stages.ch09_translation.train import CORPUS, COUNTS, Trainer, mixed_precisi
 from stages.common.devices import find_device, set_up_torch, takes_bfloat16
 from stages.common.dropout import ByteDropout
 from stages.common.files import read_json
-from stages.common.memory import keep_freed_memory
+from stages.common.memory import keep_few_kernels, keep_freed_memory
 from stages.common.optimizers import Adam
 
 LONGEST, PAIRS = 350, 8  # of the book's batches
@@ -70,7 +70,7 @@ def set_plain_dropout(model: torch.nn.Module) -> None:
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, ByteDropout):
-                setattr(module, name, torch.nn.Dropout(child.dropped_bytes / 256))
+                setattr(module, name, torch.nn.Dropout(child.probability))
 
 
 def set_written_out(model: Transformer, written_out: bool) -> None:
@@ -115,6 +115,7 @@ def pipelines_program(turns: Connection, device: torch.device, batch_tokens: int
     from accelerate import Accelerator
 
     keep_freed_memory()
+    keep_few_kernels()
     src, tgt, model = corpus(device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision("auto", device))
     trainer = Trainer(model, accelerator, 1e-4, "constant", 0.0, 0.1, 0.0, 0)
@@ -131,9 +132,9 @@ def pipelines_program(turns: Connection, device: torch.device, batch_tokens: int
             counts += count
             with accelerator.autocast():
                 loss = trainer.objective(own, 0.1)
-            trainer.prepared.zero_grad()
             accelerator.backward(loss / count[1])
             trainer.prepared.step()
+            trainer.prepared.zero_grad()
         turns.send((int(counts.sum()), clock(device) - started, operations(model, *counts.tolist())))
     turns.send(peak_memory(device))
 
@@ -148,33 +149,40 @@ def peak_memory(device: torch.device) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto: the fastest there is")
-    parser.add_argument("--batch-tokens", type=int, default=2000, help="tokens of the pipeline's batches")
+    parser.add_argument("--batch-tokens", type=int, default=3000, help="tokens of the pipeline's batches")
     arguments = parser.parse_args()
     device = find_device(arguments.device)
     context = multiprocessing.get_context("spawn")
     programs: dict[str, Connection] = {}
+    processes = []
     for name, program in (("the chapter's", chapters_program), ("the pipeline's", pipelines_program)):
         programs[name], other = context.Pipe()
-        context.Process(target=program, args=(other, device, arguments.batch_tokens), daemon=True).start()
+        processes.append(context.Process(target=program, args=(other, device, arguments.batch_tokens), daemon=True))
+        processes[-1].start()
     torch.set_num_threads(THREADS)
     precision = torch.bfloat16 if takes_bfloat16("auto", device) else torch.float32
     rates: dict[str, list[float]] = {name: [] for name in programs}
-    shares = []
+    shares, matrix_rates = [], []
     for turn in range(TURNS + 1):
         for name, connection in programs.items():
             connection.send(True)
             tokens, seconds, *taken = connection.recv()
             if turn:  # the first warms up
                 rates[name].append(tokens / seconds)
-                shares += [operation / seconds / matrix_rate(precision, device) for operation in taken]
+                for operation in taken:
+                    matrix_rates.append(matrix_rate(precision, device))
+                    shares.append(operation / seconds / matrix_rates[-1])
     chapters, pipelines = rates.values()
     ratios = [own / other for own, other in zip(pipelines, chapters, strict=True)]
     ratio, share = statistics.median(ratios), statistics.median(shares)
     for name, values in rates.items():
         programs[name].send(False)
         print(f"{name:15} {statistics.median(values):8.1f} real tokens/s, at most {programs[name].recv():.1f} GiB")
+    for process in processes:
+        process.join()
     print(f"ratio           {ratio:8.1f} (from {min(ratios):.1f} to {max(ratios):.1f}), precision {precision}")
-    print(f"share of a matrix product's {matrix_rate(precision, device) / 1e9:.0f} GFLOP/s: {100 * share:.0f} %")
+    rate = statistics.median(matrix_rates)
+    print(f"share of a matrix product's {rate / 1e9:.0f} GFLOP/s: {100 * share:.0f} %")
     print(f"with all of it the ratio would be {ratio / share:.0f}")
 
 

@@ -55,8 +55,9 @@ def batch_numbers(
     """
     lengths = np.array([(len(own) + 1, len(other) + 1) for own, other in zip(src, tgt, strict=True)]).reshape(-1, 2)
     order = np.arange(len(lengths)) if generator is None else generator.permutation(len(lengths))
-    # By the longer side first: it is the one that is padded to.
-    order = order[np.lexsort((lengths[order].sum(axis=1), lengths[order].max(axis=1)))]
+    # By the longer side, and then by what the other one lacks, up and down in turn: next to each other both sides fit.
+    longer, lacking = lengths[order].max(axis=1), lengths[order] @ (1, -1)
+    order = order[np.lexsort((np.where(longer % 2, lacking, -lacking), longer))]
     batches: list[np.ndarray] = []
     start, widest = 0, np.zeros(2, dtype=np.int64)
     for place, number in enumerate(order):

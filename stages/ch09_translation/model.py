@@ -68,18 +68,22 @@ class PositionalEncoding(nn.Module):
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    dropout: nn.Module | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """softmax(Q Kᵀ / √d) V (equation 1), written out: the reference for the fused function, and the attention's maps.
 
-    query (B, H, T, d), key and value (B, H, S, d), mask broadcastable to (B, H, T, S).
-    Returns the values (B, H, T, d) and the weights (B, H, T, S), which add up to 1 over S.
+    query (B, H, T, d), key and value (B, H, S, d), mask broadcastable to (B, H, T, S), `dropout` of the weights.
+    Returns the values (B, H, T, d) and the weights (B, H, T, S), which add up to 1 over S, before their dropout.
     """
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+    if mask is not None:  # added, since to fill in so many numbers by a mask is slower
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -torch.inf)
     weights = scores.softmax(dim=-1)
-    return weights @ value, weights
+    return (weights if dropout is None else dropout(weights)) @ value, weights
 
 
 class KeyValue(NamedTuple):
@@ -99,7 +103,9 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         if d_model % heads:
             raise ValueError(f"d_model {d_model} must be a multiple of heads {heads}")
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
+        self.dropout = ByteDropout(dropout)
+        self.dropped_share = self.dropout.probability
         self.w_query = nn.Linear(d_model, d_model, bias=False)
         self.w_key = nn.Linear(d_model, d_model, bias=False)
         self.w_value = nn.Linear(d_model, d_model, bias=False)
@@ -121,12 +127,14 @@ class MultiHeadAttention(nn.Module):
         The mask (broadcastable to (B, H, T, S)) and `causal` exclude each other.
         """
         query = self.split(self.w_query(x))
-        if self.keep_maps:
+        dropped = self.dropped_share if self.training else 0.0
+        # On a CPU the fused function writes it out itself where weights drop out, in more steps.
+        if self.keep_maps or (dropped and x.device.type == "cpu"):
             mask = causal_mask(x.shape[1]).to(x.device) if causal else mask
-            values, self.maps = attend(query, *seen, mask)
+            values, weights = attend(query, *seen, mask, self.dropout)
+            self.maps = weights if self.keep_maps else None
         else:
-            dropout = self.dropout if self.training else 0.0
-            values = F.scaled_dot_product_attention(query, *seen, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+            values = F.scaled_dot_product_attention(query, *seen, attn_mask=mask, dropout_p=dropped, is_causal=causal)
         return self.w_o(values.transpose(1, 2).flatten(2))  # (B, H, T, D/H) to (B, T, D)
 
 
@@ -140,7 +148,7 @@ class FeedForward(nn.Module):
         self.linear2 = nn.Linear(d_ff, d_model)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear2(self.dropout(torch.relu(self.linear1(x))))
+        return self.linear2(self.dropout(self.linear1(x).relu_()))
 
 
 class Residual(nn.Module):
@@ -157,7 +165,7 @@ class Residual(nn.Module):
         self.dropout = ByteDropout(dropout)
 
     def forward(self, x: torch.Tensor, part) -> torch.Tensor:
-        return x + self.dropout(part(self.norm(x)))
+        return x + self.dropout(part(self.norm(x))).to(x.dtype)
 
 
 class EncoderLayer(nn.Module):

@@ -24,16 +24,16 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional as F
 
 from stages.ch09_translation.cooccurrence import cooccurrence_vectors
 from stages.ch09_translation.dataset import Batch, Tokens, batch_numbers, make_batch
+from stages.ch09_translation.loss import smoothed_cross_entropy
 from stages.ch09_translation.model import Transformer, padding_mask
 from stages.ch09_translation.tokens import PAD
 from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from stages.common.devices import find_device, set_up_torch, takes_bfloat16
 from stages.common.files import file_hash, placed, read_json, write_history
-from stages.common.memory import keep_freed_memory
+from stages.common.memory import keep_few_kernels, keep_freed_memory
 from stages.common.optimizers import Adam
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
@@ -45,6 +45,7 @@ MODEL = Path("data/models/ch09/transformer.safetensors")
 HISTORY = "metrics/history/ch09.csv"
 BETAS, EPSILON = (0.9, 0.98), 1e-9  # of Adam, as section 5.3 of the paper has them; the book's are the same but 0.98
 VALIDATION_TOKENS = 4000  # in a batch
+LABELS_AT_ONCE = 1024  # whose logits of the whole vocabulary are in memory together
 
 
 class Objective(nn.Module):
@@ -62,9 +63,12 @@ class Objective(nn.Module):
         src_mask = padding_mask(batch.src, PAD)
         states = self.model.decode(batch.tgt, self.model.encode(batch.src, src_mask), src_mask)  # (B, T, D)
         labelled = batch.labels != PAD
-        logits = self.model.project(states[labelled])  # (labels, V)
         smoothing = label_smoothing if self.training else 0.0
-        return F.cross_entropy(logits.float(), batch.labels[labelled], reduction="sum", label_smoothing=smoothing)
+        total = torch.zeros((), device=states.device)
+        parts = (states[labelled].split(LABELS_AT_ONCE), batch.labels[labelled].split(LABELS_AT_ONCE))
+        for own, labels in zip(*parts, strict=True):
+            total = total + smoothed_cross_entropy(self.model.project(own), labels, smoothing)
+        return total
 
 
 def rate_share(done: float, schedule: str, warmup: float) -> float:
@@ -109,7 +113,8 @@ class Trainer:
         self.history: dict[str, list[float]] = {}
         self.best_loss = math.inf
         self.best = copy.deepcopy(model.state_dict())
-        self.sum = {name: torch.zeros_like(value) for name, value in self.best.items()}
+        averaged = self.best if averaged_epochs > 1 else {}
+        self.sum = {name: torch.zeros_like(value) for name, value in averaged.items()}
 
     @property
     def epochs_done(self) -> int:
@@ -147,12 +152,12 @@ class Trainer:
             count = sum(len(tgt[number]) + 1 for number in numbers)  # of the whole batch, in all processes
             with self.accelerator.autocast():
                 loss = self.objective(self.batch(src, tgt, numbers), self.label_smoothing)
-            self.prepared.zero_grad()
             # The processes' gradients are averaged, and are to add up.
             self.accelerator.backward(loss * (self.accelerator.num_processes / count))
             if self.clip_norm:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
             self.prepared.step()
+            self.prepared.zero_grad()  # at once, so that no gradient takes memory beside the next batch's activations
             total += loss.detach()
             labels += count
         total = self.accelerator.reduce(total, "sum")
@@ -175,8 +180,8 @@ class Trainer:
         """
         weights = self.model.state_dict()
         if self.epochs_done > epochs - self.averaged_epochs:
-            for name, value in weights.items():
-                self.sum[name] += value
+            for name, total in self.sum.items():
+                total += weights[name]
         loss = self.loss_on(src, tgt)
         self.history.setdefault("validation_loss", []).append(loss)
         self.keep(loss)
@@ -230,6 +235,7 @@ def main() -> None:
     parameters = declared_parameters("ch09_train")
     recipe = parameters.ch09.active
     keep_freed_memory()
+    keep_few_kernels()
     # Several processes on one machine share its threads.
     threads = max(1, parameters.ch09.num_threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     set_up_torch(parameters.seed, threads)

@@ -27,9 +27,9 @@ def set_up_torch(seed: int, num_threads: int) -> None:
     # What was loaded until here is no garbage: a program that doesn't look through it ends most of a second earlier.
     gc.freeze()
     gc.enable()
-    atexit.register(_let_triton_go)
 
 
+@atexit.register
 def _let_triton_go() -> None:
     # Triton, which PyTorch's CUDA build loads for some modules, prints dozens of lines about what is left of it.
     if "triton" in sys.modules:

@@ -143,9 +143,33 @@ def test_written_out_attention_equals_the_fused_one(causal):
 def test_attention_by_hand():
     query, key = torch.tensor([[[[math.sqrt(2.0), 0.0]]]]), torch.tensor([[[[math.log(3.0), 9.0], [0.0, 9.0]]]])
     value = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
-    values, weights = attend(query, key, value, None)
+    values, weights = attend(query, key, value)
     assert torch.allclose(weights.flatten(), torch.tensor([0.75, 0.25]))
     assert torch.allclose(values.flatten(), torch.tensor([0.75, 0.25]))
+    values, weights = attend(query, key, value, dropout=FirstAlone())
+    assert torch.allclose(weights.flatten(), torch.tensor([0.75, 0.25]))
+    assert torch.allclose(values.flatten(), torch.tensor([1.5, 0.0]))
+
+
+class FirstAlone(torch.nn.Module):
+    """What dropout with probability 1/2 does when it drops all weights but the first."""
+
+    def forward(self, weights: torch.Tensor) -> torch.Tensor:
+        return weights * (torch.arange(weights.shape[-1]) == 0) * 2
+
+
+def test_weights_of_the_attention_drop_out_in_training_alone():
+    torch.manual_seed(0)
+    attention, x = MultiHeadAttention(16, 4, 0.5), torch.randn(3, 7, 16)
+    seen = attention.keys_and_values(x)
+    attention.dropout = FirstAlone()
+    changed = attention(x, seen, causal=True)
+    query, mask = attention.split(attention.w_query(x)), causal_mask(7)
+    expected = attend(query, *seen, mask, FirstAlone())[0].transpose(1, 2).flatten(2)
+    assert torch.allclose(changed, attention.w_o(expected))
+    assert attention.maps is None
+    whole = attend(query, *seen, mask)[0].transpose(1, 2).flatten(2)
+    assert torch.allclose(attention.eval()(x, seen, causal=True), attention.w_o(whole), atol=1e-6)
 
 
 def test_step_by_step_is_all_at_once():
