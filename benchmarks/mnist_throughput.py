@@ -19,7 +19,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from benchmarks.timing import clock
+from benchmarks.timing import clock, matrix_rate
 from stages.ch07_mnist.dataset import load_split
 from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.preprocess import RAW, read_idx
@@ -106,17 +106,6 @@ def own_program(images: int, precision: str, device: torch.device):
     return run
 
 
-def matrix_rate(size: int = 2048) -> float:
-    """Return the fp32 rate of a matrix product on this machine, in FLOP/s: the best of ten."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    seconds = []
-    for _ in range(10):
-        started = time.perf_counter()
-        torch.mm(left, right)
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2560, help="pictures in a turn")
@@ -149,7 +138,7 @@ def main() -> None:
             f"{statistics.median(ratios):.2f} times plain"
         )
     if device.type == "cpu":  # on a GPU convolutions have other precisions than a product in fp32
-        machine = matrix_rate()
+        machine = matrix_rate(torch.float32, device)
         share = statistics.median(rates["ours"]) * FLOP_PER_IMAGE / machine
         print(f"a matrix product's {machine / 1e9:.0f} GFLOP/s are enough for {machine / FLOP_PER_IMAGE:.0f} images/s")
         print(f"ours in float32 reaches {100 * share:.0f} % of that")
