@@ -36,7 +36,7 @@ def test_in_bfloat16_they_are_rounded():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 400, generator=generator).mul(3).bfloat16()
     labels = torch.randint(0, 400, (200,), generator=generator)
-    (loss, gradient), (expected, expected_gradient) = both(logits, labels, 0.1)
+    (loss, gradient), (expected, expected_gradient) = both(logits, labels, 0.25)  # 0.75 is a bfloat16
     assert gradient.dtype == torch.bfloat16 and isinstance(loss, float)
     assert loss == pytest.approx(expected, rel=1e-4)
     # A bfloat16 has 8 bits: three roundings of up to 2^-9 each, more where p is near 1 − s. Together they cancel out.
