@@ -38,9 +38,8 @@ def test_every_pair_is_in_one_batch_within_the_budget(seed):
         assert size <= 200 or len(numbers) == 1
         filled += size
         real += int((batch.src != PAD).sum() + (batch.tgt != PAD).sum())
-    assert (
-        real / filled > 0.8
-    )  # sorted by the longer side and the sum it would be 0.72; in batches of all lengths, a third
+    # Sorted by the longer side and the sum it would be 0.72; in batches of all lengths, a third.
+    assert real / filled > 0.8
 
 
 def test_shuffling_follows_the_generator():

@@ -7,15 +7,16 @@ from torch.nn import functional as F
 from stages.ch09_translation.loss import smoothed_cross_entropy
 
 
+def pytorchs(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+
+
 def both(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> list[tuple[float, torch.Tensor]]:
     """Return loss and gradient of ours, and of PyTorch's in float64."""
     results = []
-    for function, dtype in ((smoothed_cross_entropy, logits.dtype), (None, torch.float64)):
+    for function, dtype in ((smoothed_cross_entropy, logits.dtype), (pytorchs, torch.float64)):
         own = logits.detach().to(dtype).requires_grad_()
-        if function is None:
-            loss = F.cross_entropy(own, labels, reduction="sum", label_smoothing=smoothing)
-        else:
-            loss = function(own, labels, smoothing)
+        loss = function(own, labels, smoothing)
         (loss / 3).backward()
         results.append((loss.item(), own.grad))
     return results
