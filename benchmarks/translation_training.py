@@ -55,7 +55,7 @@ def plain_step(model: Transformer, optimizer: Adam, batch: Batch) -> None:
 def weights_met(model: Transformer) -> tuple[int, int, int, int]:
     """Return how many weights a token meets: of the source in the encoder, and in the decoder; of the target; to V."""
     of_stack = [sum(w.numel() for w in stack.parameters() if w.ndim > 1) for stack in (model.encoder, model.decoder)]
-    of_source = 2 * len(model.decoder) * model.decoder[0].cross_attention.w_key.weight.numel()
+    of_source = len(model.decoder) * model.decoder[0].cross_attention.w_key_value.weight.numel()
     return of_stack[0], of_source, of_stack[1] - of_source, model.weight.numel()
 
 
@@ -65,12 +65,19 @@ def operations(model: Transformer, src_tokens: int, tgt_tokens: int) -> float:
     return 6 * (src_tokens * (encoder + of_source) + tgt_tokens * (of_target + projection))
 
 
+class PlainDropout(torch.nn.Dropout):
+    """The chapter's, with the name that ours has for what it does after a ReLU."""
+
+    def of_relu(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self(torch.relu(inputs))
+
+
 def set_plain_dropout(model: torch.nn.Module) -> None:
     """Have the network drop values out as the chapter's program does, by PyTorch's own module."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, ByteDropout):
-                setattr(module, name, torch.nn.Dropout(child.probability))
+                setattr(module, name, PlainDropout(child.p))
 
 
 def set_written_out(model: Transformer, written_out: bool) -> None:
@@ -149,7 +156,7 @@ def peak_memory(device: torch.device) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto: the fastest there is")
-    parser.add_argument("--batch-tokens", type=int, default=3000, help="tokens of the pipeline's batches")
+    parser.add_argument("--batch-tokens", type=int, default=6000, help="tokens of the pipeline's batches")
     arguments = parser.parse_args()
     device = find_device(arguments.device)
     context = multiprocessing.get_context("spawn")

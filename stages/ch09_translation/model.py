@@ -26,6 +26,12 @@ def causal_mask(length: int) -> torch.Tensor:
     return torch.ones(length, length, dtype=torch.bool).tril()
 
 
+def as_multiplied(x: torch.Tensor) -> torch.Tensor:
+    """Return x in the precision in which autocast multiplies: cast once here, not by each product that takes it."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 class Embedding(nn.Module):
     """A vector for each token, times √d_model (section 3.4): tokens (B, S) to (B, S, D)."""
 
@@ -96,7 +102,8 @@ class KeyValue(NamedTuple):
 class MultiHeadAttention(nn.Module):
     """H attentions side by side over D/H numbers each, and one linear map of their results (section 3.2.2).
 
-    As in the book, the four maps have no bias.
+    As in the book, the four maps have no bias. Those of the keys and of the values are one matrix, whose upper half is
+    the keys', since they always take the same tokens: one product in place of two.
     """
 
     def __init__(self, d_model: int, heads: int, dropout: float):
@@ -105,10 +112,8 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"d_model {d_model} must be a multiple of heads {heads}")
         self.heads = heads
         self.dropout = ByteDropout(dropout)
-        self.dropped_share = self.dropout.probability
         self.w_query = nn.Linear(d_model, d_model, bias=False)
-        self.w_key = nn.Linear(d_model, d_model, bias=False)
-        self.w_value = nn.Linear(d_model, d_model, bias=False)
+        self.w_key_value = nn.Linear(d_model, 2 * d_model, bias=False)
         self.w_o = nn.Linear(d_model, d_model, bias=False)
         self.maps: torch.Tensor | None = None  # the last weights (B, H, T, S), where `keep_maps` asks for them
         self.keep_maps = False
@@ -117,7 +122,7 @@ class MultiHeadAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, S, D) to (B, H, S, D/H)
 
     def keys_and_values(self, x: torch.Tensor) -> KeyValue:
-        return KeyValue(self.split(self.w_key(x)), self.split(self.w_value(x)))
+        return KeyValue(*map(self.split, self.w_key_value(x).chunk(2, dim=-1)))
 
     def forward(
         self, x: torch.Tensor, seen: KeyValue, mask: torch.Tensor | None = None, causal: bool = False
@@ -127,7 +132,7 @@ class MultiHeadAttention(nn.Module):
         The mask (broadcastable to (B, H, T, S)) and `causal` exclude each other.
         """
         query = self.split(self.w_query(x))
-        dropped = self.dropped_share if self.training else 0.0
+        dropped = self.dropout.p if self.training else 0.0
         # On a CPU the fused function writes it out itself where weights drop out, in more steps.
         if self.keep_maps or (dropped and x.device.type == "cpu"):
             mask = causal_mask(x.shape[1]).to(x.device) if causal else mask
@@ -148,7 +153,7 @@ class FeedForward(nn.Module):
         self.linear2 = nn.Linear(d_ff, d_model)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear2(self.dropout(self.linear1(x).relu_()))
+        return self.linear2(self.dropout.of_relu(self.linear1(x)))
 
 
 class Residual(nn.Module):
@@ -165,7 +170,7 @@ class Residual(nn.Module):
         self.dropout = ByteDropout(dropout)
 
     def forward(self, x: torch.Tensor, part) -> torch.Tensor:
-        return x + self.dropout(part(self.norm(x))).to(x.dtype)
+        return x + self.dropout(part(as_multiplied(self.norm(x)))).to(x.dtype)
 
 
 class EncoderLayer(nn.Module):
@@ -252,9 +257,10 @@ class Transformer(nn.Module):
         self.decoder_norm = nn.LayerNorm(d_model)
         self.bias = nn.Parameter(torch.zeros(tgt_vocabulary))
         self.weight = None if tied else nn.Parameter(torch.empty(tgt_vocabulary, d_model))
-        for parameter in self.parameters():  # as the book's build_transformer
+        for name, parameter in self.named_parameters():  # as the book's build_transformer
             if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+                for matrix in parameter.chunk(2 if "w_key_value" in name else 1):
+                    nn.init.xavier_uniform_(matrix)
         if tied:  # a table of logits must not begin with large ones: √d_model times a vector is of length √d_model
             for embedding in (self.src_embedding, self.tgt_embedding):
                 nn.init.normal_(embedding.table.weight, std=d_model**-0.5)
@@ -274,7 +280,7 @@ class Transformer(nn.Module):
 
     def decode(self, tgt: torch.Tensor, memory: torch.Tensor, src_mask: torch.Tensor) -> torch.Tensor:
         """Return for tokens (B, T) what the next one is told from, (B, T, D); memory (B, S, D): the encoded source."""
-        x = self.positions(self.tgt_embedding(tgt))
+        x, memory = self.positions(self.tgt_embedding(tgt)), as_multiplied(memory)
         for layer in self.decoder:
             x = layer(x, layer.cross_attention.keys_and_values(memory), src_mask)
         return self.decoder_norm(x)

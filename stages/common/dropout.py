@@ -2,24 +2,56 @@
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+
+
+class _DroppedRelu(torch.autograd.Function):
+    """relu(x) · kept, in place: where the result is positive, its gradient is that of x times the factor of `kept`.
+
+    So the result is all that backward needs, which the next layer keeps anyway.
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, kept: torch.Tensor, factor: float) -> torch.Tensor:
+        result = x.relu_().mul_(kept)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(result)
+        ctx.factor = factor
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (result,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grad, result, 0).mul_(ctx.factor), None, None
 
 
 class ByteDropout(nn.Module):
     """Dropout that draws one random byte an element, where nn.Dropout draws a random number: several times faster.
 
-    `probability` is rounded to a multiple of 1/256, which 1/4 and 1/2 are.
+    `p`, the share to drop, is rounded to a multiple of 1/256, which 1/4 and 1/2 are.
     """
 
-    def __init__(self, probability: float):
+    def __init__(self, p: float):
         super().__init__()
-        self.dropped_bytes = round(256 * probability)
-        self.probability = self.dropped_bytes / 256
+        self.dropped_bytes = round(256 * p)
+        self.p = self.dropped_bytes / 256
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if not self.training or not self.dropped_bytes:
-            return inputs
+    @property
+    def drops(self) -> bool:
+        return self.training and self.dropped_bytes > 0
+
+    def kept(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return what to multiply the inputs by: 0 where they drop out, else 1 / (1 - p)."""
         words = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device)
         random_bytes = words.random_(-(2**63), None).view(torch.uint8)[: inputs.numel()]
         kept = random_bytes.ge_(self.dropped_bytes).to(inputs.dtype)  # in place, 0 or 1: a bool converts slowly
         # Which byte goes with which element doesn't matter, so the mask takes the inputs' order in memory.
-        return inputs * kept.as_strided(inputs.shape, inputs.stride()).mul_(256 / (256 - self.dropped_bytes))
+        return kept.as_strided(inputs.shape, inputs.stride()).mul_(1 / (1 - self.p))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs * self.kept(inputs) if self.drops else inputs
+
+    def of_relu(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return dropout(relu(inputs)), in place, and with less kept for the gradient than one after the other."""
+        return _DroppedRelu.apply(inputs, self.kept(inputs), 1 / (1 - self.p)) if self.drops else inputs.relu_()

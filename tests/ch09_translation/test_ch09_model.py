@@ -46,8 +46,7 @@ def in_pytorch(model: Transformer) -> nn.Transformer:
     state = {name: torch.zeros_like(value) for name, value in theirs.state_dict().items()}
 
     def copy_attention(name: str, own: MultiHeadAttention) -> None:
-        parts = [own.w_query.weight, own.w_key.weight, own.w_value.weight]
-        state[f"{name}.in_proj_weight"] = torch.cat(parts)
+        state[f"{name}.in_proj_weight"] = torch.cat([own.w_query.weight, own.w_key_value.weight])
         state[f"{name}.out_proj.weight"] = own.w_o.weight
 
     def copy_linear(name: str, own: nn.Module) -> None:
@@ -92,10 +91,17 @@ def test_equals_pytorchs_transformer_forward_and_backward():
     own, other = model.decoder[1].feed_forward.linear1.weight.grad, theirs.decoder.layers[1].linear1.weight.grad
     assert torch.allclose(own, other, atol=1e-5)
     own, other = (
-        model.encoder[0].self_attention.w_key.weight.grad,
+        model.encoder[0].self_attention.w_key_value.weight.grad,
         theirs.encoder.layers[0].self_attn.in_proj_weight.grad,
     )
-    assert torch.allclose(own, other[16:32], atol=1e-5)
+    assert torch.allclose(own, other[16:], atol=1e-5)
+
+
+def test_matrices_begin_as_xavier_has_them_each_by_itself():
+    attention = Transformer(11, 13, 64, 1, 4, 128).encoder[0].self_attention
+    keys, values = attention.w_key_value.weight.chunk(2)
+    for matrix in (attention.w_query.weight, keys, values):  # within √(6 / (64 + 64)), and near to it
+        assert 0.99 < matrix.abs().max() / math.sqrt(6 / 128) <= 1
 
 
 def test_padding_changes_nothing():
@@ -153,6 +159,8 @@ def test_attention_by_hand():
 
 class FirstAlone(torch.nn.Module):
     """What dropout with probability 1/2 does when it drops all weights but the first."""
+
+    p = 0.5
 
     def forward(self, weights: torch.Tensor) -> torch.Tensor:
         return weights * (torch.arange(weights.shape[-1]) == 0) * 2

@@ -24,6 +24,22 @@ def test_byte_dropout_passes_gradients_where_it_passes_values():
     assert torch.equal(inputs.grad, (outputs > 0) * 2.0)
 
 
+def test_byte_dropout_after_a_relu_is_one_after_the_other():
+    start = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
+    found, expected = start.clone().requires_grad_(), start.clone().requires_grad_()
+    dropout = ByteDropout(0.25)
+    torch.manual_seed(1)
+    outputs = dropout.of_relu(found * 2)  # in place, which a leaf doesn't allow
+    torch.manual_seed(1)
+    one_by_one = dropout((expected * 2).relu())
+    assert torch.equal(outputs, one_by_one)
+    weights = torch.randn(40, 50)
+    (outputs * weights).sum().backward()
+    (one_by_one * weights).sum().backward()
+    assert torch.allclose(found.grad, expected.grad)
+    assert torch.equal(dropout.eval().of_relu(start.clone()), start.relu())
+
+
 def test_byte_dropout_does_nothing_in_evaluation_or_at_zero():
     inputs = torch.randn(3, 5)
     assert ByteDropout(0.5).eval()(inputs) is inputs
@@ -31,4 +47,4 @@ def test_byte_dropout_does_nothing_in_evaluation_or_at_zero():
 
 
 def test_byte_dropout_tells_the_probability_that_it_has():
-    assert [ByteDropout(wanted).probability for wanted in (0.0, 0.1, 0.25)] == [0.0, 26 / 256, 0.25]
+    assert [ByteDropout(wanted).p for wanted in (0.0, 0.1, 0.25)] == [0.0, 26 / 256, 0.25]

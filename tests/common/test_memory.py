@@ -2,11 +2,10 @@
 
 import os
 
+import pytest
 import torch
 
 from stages.common.memory import keep_few_kernels, keep_freed_memory
-
-CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 def test_keeping_memory_changes_no_value():
@@ -15,10 +14,11 @@ def test_keeping_memory_changes_no_value():
     assert (values + 1 - values).eq(1).all()
 
 
-def test_few_kernels_are_kept_unless_the_environment_says_how_many(monkeypatch):
-    monkeypatch.setenv(CAPACITY, "7")
+@pytest.mark.parametrize("capacity", ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"])
+def test_few_kernels_are_kept_unless_the_environment_says_how_many(monkeypatch, capacity):
+    monkeypatch.setenv(capacity, "7")
     keep_few_kernels()
-    assert os.environ[CAPACITY] == "7"
-    monkeypatch.delenv(CAPACITY)
+    assert os.environ[capacity] == "7"
+    monkeypatch.delenv(capacity)
     keep_few_kernels()
-    assert os.environ[CAPACITY] == "64"
+    assert os.environ[capacity] == "64"
