@@ -17,8 +17,9 @@ from stages.common.files import placed, write_json
 from stages.common.params import PARAMS_FILE, read_yaml
 
 NAME = "book"
-# With the book's recipe it trains 60 million weights for 20,000 steps, hours on two cores: `--all` runs it, too. Without
-# it the numbers of an earlier run stay, with its part of the lock: a test tells when they aren't of the present code.
+# With the book's recipe it trains 60 million weights for 20,000 steps, more than an hour on two cores: `--all` runs it,
+# too. Without it the numbers of an earlier run stay, with their part of the lock, and a test tells when they are not of
+# the present code.
 LONG = {"ch09"}
 RESULTS = Path("metrics/book")
 LOCK = RESULTS / "lock.yaml"

@@ -12,6 +12,7 @@ Tokens = list[list[int]]
 # What a batch costs beside its tokens, as a share of its budget: a step's work that the tokens don't add to, such as
 # Adam's. At a tenth batches are so much fuller of words that they take less time in all, though there are more of them.
 BATCH_COST = 0.1
+PLACES = 512  # that are tried for the end of a batch, about
 
 
 class Batch(NamedTuple):
@@ -49,27 +50,33 @@ def cuts(lengths: np.ndarray, budget: int) -> list[int]:
     """Return where to cut sorted pairs into batches, each place the end of one, so that all cost the least.
 
     A batch costs its tokens with padding and a share BATCH_COST of the budget. The best cuts of the pairs up to a place
-    follow from those of the pairs up to each earlier one (dynamic programming).
+    follow from those of the pairs up to each earlier one (dynamic programming). Where a batch can have more than
+    2 · PLACES pairs, not every place is tried.
 
     Args:
         lengths: (pairs, 2), of source and target, the longer of the two in rising order.
         budget: the most tokens of a batch with padding; a pair that alone has more is a batch of its own.
     """
-    pairs = len(lengths)
-    least, start = np.full(pairs + 1, np.inf), np.zeros(pairs + 1, dtype=np.int64)
+    places = [0]
+    while places[-1] < len(lengths):
+        places.append(places[-1] + max(1, budget // lengths[places[-1]].sum() // PLACES))
+    places = np.minimum(places, len(lengths))
+    widest = np.maximum.reduceat(lengths, places[:-1]) if len(lengths) else lengths  # between each place and the next
+    least, start = np.full(len(places), np.inf), np.zeros(len(places), dtype=np.int64)
     least[0] = 0
-    for first in range(pairs):
-        following = lengths[first : first + max(1, budget // lengths[first].max())]
-        tokens = np.maximum.accumulate(following).sum(axis=1) * np.arange(1, len(following) + 1)
-        tokens = tokens[: max(1, np.searchsorted(tokens, budget, side="right"))]  # they rise from pair to pair
-        ends = slice(first + 1, first + 1 + len(tokens))
-        costs = least[first] + BATCH_COST * budget + tokens
+    for first in range(len(places) - 1):
+        # No later pair is shorter than this one's longer side, so that no more of them fit.
+        last = np.searchsorted(places, places[first] + budget // lengths[places[first]].max(), side="right")
+        ends = slice(first + 1, max(int(last), first + 2))
+        tokens = np.maximum.accumulate(widest[first : ends.stop - 1]).sum(axis=1) * (places[ends] - places[first])
+        ends = slice(ends.start, ends.start + max(1, int(np.searchsorted(tokens, budget, side="right"))))
+        costs = least[first] + BATCH_COST * budget + tokens[: ends.stop - ends.start]
         start[ends][costs < least[ends]] = first
         np.minimum(least[ends], costs, out=least[ends])
-    ends = [pairs] if pairs else []
-    while ends and start[ends[-1]]:
-        ends.append(int(start[ends[-1]]))
-    return ends[::-1]
+    chosen = [len(places) - 1]
+    while start[chosen[-1]]:
+        chosen.append(start[chosen[-1]])
+    return [int(places[place]) for place in reversed(chosen)]
 
 
 def batch_numbers(

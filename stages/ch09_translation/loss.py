@@ -19,9 +19,10 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         log_sums = logits.amax(dim=1).float() - probabilities.amax(dim=1).float().log()
         own = logits.gather(1, labels[:, None]).squeeze(1).float()
         losses = log_sums - (1 - smoothing) * own - smoothing * logits.mean(dim=1, dtype=torch.float32)
-        probabilities -= smoothing / logits.shape[1]
-        of_label = torch.full_like(labels[:, None], smoothing - 1, dtype=logits.dtype)
-        ctx.save_for_backward(probabilities.scatter_add_(1, labels[:, None], of_label))
+        if ctx.needs_input_grad[0]:
+            probabilities -= smoothing / logits.shape[1]
+            of_label = torch.full_like(labels[:, None], smoothing - 1, dtype=logits.dtype)
+            ctx.save_for_backward(probabilities.scatter_add_(1, labels[:, None], of_label))
         return losses.sum()
 
     @staticmethod
