@@ -50,8 +50,8 @@ def cuts(lengths: np.ndarray, budget: int) -> list[int]:
     """Return where to cut sorted pairs into batches, each place the end of one, so that all cost the least.
 
     A batch costs its tokens with padding and a share BATCH_COST of the budget. The best cuts of the pairs up to a place
-    follow from those of the pairs up to each earlier one (dynamic programming). Where a batch can have more than
-    2 · PLACES pairs, not every place is tried.
+    follow from those of the pairs up to each earlier one (dynamic programming). Where a batch can have
+    2 · PLACES pairs or more, not every place is tried.
 
     Args:
         lengths: (pairs, 2), of source and target, the longer of the two in rising order.
@@ -59,8 +59,10 @@ def cuts(lengths: np.ndarray, budget: int) -> list[int]:
     """
     places = [0]
     while places[-1] < len(lengths):
-        places.append(places[-1] + max(1, budget // lengths[places[-1]].sum() // PLACES))
-    places = np.minimum(places, len(lengths))
+        following = lengths[places[-1] :][: max(1, budget // lengths[places[-1]].sum() // PLACES)]
+        fitting = following.max(axis=0).sum() * len(following) <= budget
+        places.append(places[-1] + (len(following) if fitting else 1))
+    places = np.array(places)
     widest = np.maximum.reduceat(lengths, places[:-1]) if len(lengths) else lengths  # between each place and the next
     least, start = np.full(len(places), np.inf), np.zeros(len(places), dtype=np.int64)
     least[0] = 0

@@ -212,7 +212,7 @@ class DecoderLayer(nn.Module):
 
     def step(self, x: torch.Tensor, cache: LayerCache, src_mask: torch.Tensor) -> tuple[torch.Tensor, LayerCache]:
         """The next position alone, x (B, 1, D); returns its result and the cache with this position in it."""
-        normed = self.residuals[0].norm(x)
+        normed = as_multiplied(self.residuals[0].norm(x))
         new = self.self_attention.keys_and_values(normed)
         if cache.target is not None:
             new = KeyValue(*(torch.cat(pair, dim=2) for pair in zip(cache.target, new, strict=True)))
@@ -297,6 +297,7 @@ class Transformer(nn.Module):
 
     def start(self, memory: torch.Tensor) -> list[LayerCache]:
         """Return the caches of the layers before the first token: the keys and values of the source are all there."""
+        memory = as_multiplied(memory)
         return [LayerCache(None, layer.cross_attention.keys_and_values(memory)) for layer in self.decoder]
 
     def step(

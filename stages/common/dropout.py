@@ -6,7 +6,7 @@ from torch.autograd.function import once_differentiable
 
 
 class _DroppedRelu(torch.autograd.Function):
-    """relu(x) · kept, in place: where the result is positive, its gradient is that of x times the factor of `kept`.
+    """relu(x) · kept, in place. Where the result is positive its derivative is the factor in `kept`, elsewhere 0.
 
     So the result is all that backward needs, which the next layer keeps anyway.
     """
@@ -54,4 +54,7 @@ class ByteDropout(nn.Module):
 
     def of_relu(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return dropout(relu(inputs)), in place, and with less kept for the gradient than one after the other."""
-        return _DroppedRelu.apply(inputs, self.kept(inputs), 1 / (1 - self.p)) if self.drops else inputs.relu_()
+        if not self.drops:
+            return inputs.relu_()
+        kept = self.kept(inputs)
+        return _DroppedRelu.apply(inputs, kept, torch.tensor(1 / (1 - self.p), dtype=kept.dtype).item())

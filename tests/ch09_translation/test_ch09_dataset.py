@@ -61,6 +61,17 @@ def test_no_other_cuts_cost_less(seed):
     assert cost(tuple(cuts(lengths, budget))) == pytest.approx(min(map(cost, every)))
 
 
+@pytest.mark.parametrize("longest", [20, 1100])
+def test_large_batches_are_cut_within_their_budget_too(longest):
+    """With so large a budget only every 31st place is tried among short pairs; long ones follow between two of them."""
+    lengths, budget = np.repeat([(2, 2), (longest, longest)], (10_000, 30), axis=0), 64_000
+    ends = cuts(lengths, budget)
+    assert ends[-1] == len(lengths)
+    tokens = [len(part) * part.max(axis=0).sum() for part in np.split(lengths, ends[:-1])]
+    assert max(tokens) <= budget
+    assert lengths.sum() / sum(tokens) > 0.9
+
+
 def test_batches_of_a_number_of_pairs():
     src, tgt = sentences(45, 2), sentences(45, 3)
     batches = batch_numbers(src, tgt, 0, np.random.default_rng(1), 8)

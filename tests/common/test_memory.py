@@ -16,6 +16,8 @@ def test_keeping_memory_changes_no_value():
 
 @pytest.mark.parametrize("capacity", ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"])
 def test_few_kernels_are_kept_unless_the_environment_says_how_many(monkeypatch, capacity):
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        monkeypatch.setenv(name, "8")  # so that what is set here ends with the test
     monkeypatch.setenv(capacity, "7")
     keep_few_kernels()
     assert os.environ[capacity] == "7"
