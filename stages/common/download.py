@@ -333,7 +333,7 @@ class _Fetcher:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
             try:
                 while process.poll() is None and time.monotonic() < end:
-                    progress.show(sum(_size(path) for top in (folder, scratch) for path in top.rglob("*")))
+                    progress.show(_bytes_in(folder, scratch))
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(timeout=0.25)
                 overdue = process.poll() is None
@@ -436,11 +436,15 @@ def _copy(source: IO[bytes], target: Path) -> None:
             output.write(piece)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # pip moved it meanwhile
-        return 0
+def _bytes_in(*folders: Path) -> int:
+    """The size of all files in the folders; what pip moves or removes meanwhile is left out."""
+    total = 0
+    for top in folders:
+        for parent, _, names in os.walk(top):  # unlike Path.rglob it passes over a folder that has gone
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    total += os.stat(os.path.join(parent, name), follow_symlinks=False).st_size
+    return total
 
 
 def _say(line: str) -> None:

@@ -678,6 +678,28 @@ def test_bar_on_a_terminal(server, folder, monkeypatch):
     assert "/256k [" in terminal.getvalue()
 
 
+def test_folders_may_go_while_their_bytes_are_counted(tmp_path):
+    """pip removes its temporary folders while the progress is told."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_bytes(b"12345")
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            (tmp_path / "passing" / "deep").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "passing" / "deep" / "file").write_bytes(b"67")
+            shutil.rmtree(tmp_path / "passing")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        found = {download._bytes_in(tmp_path) for _ in range(2000)}
+    finally:
+        stop.set()
+        thread.join()
+    assert found <= {5, 7}
+
+
 def test_import_is_light():
     program = "import sys, stages.common.download; print([m for m in sys.argv[1:] if m in sys.modules])"
     heavy = ["torch", "mlflow", "pandas", "numpy", "pooch", "requests", "tqdm"]
