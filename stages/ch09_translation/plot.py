@@ -26,10 +26,10 @@ LETTERS_A_LINE = 44
 def plot_learning(history: dict[str, list[float]], path: Path) -> None:
     """Training and validation loss by epoch."""
     figure, axes = new_figure()
-    epochs = range(1, len(history["train_loss"]) + 1)
+    epochs = list(range(1, len(history["train_loss"]) + 1))
     axes.plot(epochs, history["train_loss"], color=RED, marker=".", label="training, labels smoothed")
     axes.plot(epochs, history["validation_loss"], color=BLUE, marker=".", label="validation")
-    axes.set(title="Loss", xlabel="epoch", ylabel="cross-entropy, nats a token")
+    axes.set(title="Loss", xlabel="epoch", ylabel="cross-entropy, nats a token", xticks=epochs)
     axes.legend()
     save_figure(figure, path)
 
@@ -67,7 +67,7 @@ def plot_lengths(rows: list[tuple[str, int, float, float]], path: Path) -> None:
         xlabel="words",
         ylabel="BLEU, %",
     )
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 
