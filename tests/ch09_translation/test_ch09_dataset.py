@@ -40,7 +40,7 @@ def test_every_pair_is_in_one_batch_within_the_budget(seed):
         assert size <= 200 or len(numbers) == 1
         filled += size
         real += int((batch.src != PAD).sum() + (batch.tgt != PAD).sum())
-    # Filled up to the budget each it would be 0.83, and sorted by the sum besides 0.72; of all lengths, a third.
+    # Filled up to the budget each it would be 0.83, sorted by the longer side and the sum 0.72, and unsorted 0.52.
     assert real / filled > 0.85
 
 

@@ -7,6 +7,8 @@ import torch
 
 from stages.common.memory import keep_few_kernels, keep_freed_memory
 
+CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+
 
 def test_keeping_memory_changes_no_value():
     keep_freed_memory()
@@ -14,9 +16,9 @@ def test_keeping_memory_changes_no_value():
     assert (values + 1 - values).eq(1).all()
 
 
-@pytest.mark.parametrize("capacity", ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"])
+@pytest.mark.parametrize("capacity", CAPACITIES)
 def test_few_kernels_are_kept_unless_the_environment_says_how_many(monkeypatch, capacity):
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    for name in CAPACITIES:
         monkeypatch.setenv(name, "8")  # so that what is set here ends with the test
     monkeypatch.setenv(capacity, "7")
     keep_few_kernels()
