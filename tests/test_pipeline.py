@@ -575,7 +575,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "frequency_scale": (0.123, "train evaluate"),
         "embedding_size": (3, "train evaluate"),
         "hidden_sizes": ([31], "train evaluate"),
-        "activation": ("relu", "train evaluate"),
+        "activation": ("silu", "train evaluate"),
         "process_share": (0.0, "train evaluate"),
         "process_steps": (12, "train"),
         "process_learning_rate": (0.123, "train"),

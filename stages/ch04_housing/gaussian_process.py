@@ -1,7 +1,8 @@
-"""Gaussian-process regression: what a network of one hidden layer becomes as the layer grows without bound.
+"""Gaussian-process regression. A network of one hidden layer becomes such a process as the layer grows without bound.
 
-Neal, "Bayesian Learning for Neural Networks", 1996, chapter 2. Its fit has no random start and finds by itself how much
-each feature counts, and so it errs elsewhere than the networks: averaged, the two do better than either.
+Neal, "Bayesian Learning for Neural Networks", 1996, chapter 2; the kernel depends on the network, and this one is
+chosen by validation. Its fit has no random start and finds by itself how much each feature counts, and so it errs
+elsewhere than the networks: averaged, the two do better than either.
 Equations: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006.
 
 Letters of the shapes: R runs, N rows that may be learnt from, Q rows asked about, F features.
@@ -14,22 +15,23 @@ from torch import nn
 
 from stages.common.optimizers import Adam
 
-START_LENGTH, START_SHARED_LENGTH, START_NOISE = 3.0, 10.0, 0.1  # in deviations of a feature; a variance
+START_LENGTH, START_NOISE = 3.0, 0.1  # in deviations of a feature; a variance
 CHOLESKY_JITTER = 1e-6
 
 
 class GaussianProcess(nn.Module):
     """R independent Gaussian processes with mean zero, (R, Q, F) → (R, Q).
 
-    The kernel is s₁·exp(−½ Σ_f (x_f − x'_f)²/l_f²) + s₂·exp(−½ |x − x'|²/l²): the first part gives each feature a
-    length scale of its own (Rasmussen and Williams, equation 5.2), the second is smooth in all of them.
+    The kernel is Matérn's with ν = 3/2, s·(1 + √3·d)·exp(−√3·d) with d² = Σ_f (x_f − x'_f)²/l_f² (Rasmussen and
+    Williams, equation 4.17): its functions bend more sharply than those of the squared exponential. Each feature has a
+    length scale of its own (section 5.1).
     """
 
     def __init__(self, runs: int, rows: int, features: int):
         super().__init__()
-        logs = [0.0, 0.0, math.log(START_NOISE), math.log(START_SHARED_LENGTH)] + [math.log(START_LENGTH)] * features
-        # Logarithms of s₁, s₂, the noise's variance, l and all l_f.
-        self.register_buffer("log_scales", torch.tensor(logs, dtype=torch.float64).repeat(runs, 1))  # (R, 4 + F)
+        logs = [0.0, math.log(START_NOISE)] + [math.log(START_LENGTH)] * features
+        # Logarithms of s, the noise's variance, and all l_f.
+        self.register_buffer("log_scales", torch.tensor(logs, dtype=torch.float64).repeat(runs, 1))  # (R, 2 + F)
         self.register_buffer("rows", torch.zeros(runs, rows, features, dtype=torch.float64))
         self.register_buffer("weights", torch.zeros(runs, rows, dtype=torch.float64))  # zero: not learnt from
 
@@ -63,29 +65,20 @@ class GaussianProcess(nn.Module):
 
 def kernel(left: torch.Tensor, right: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
     """Return the kernel between each of left (Q, F) and each of right (N, F): (Q, N)."""
-    own, shared = kernel_parts(left, right, log_scales)
-    return own + shared
+    distances = scaled_distances(left, right, log_scales)
+    return log_scales[0].exp() * (1 + distances) * (-distances).exp()
 
 
-def kernel_parts(
-    left: torch.Tensor, right: torch.Tensor, log_scales: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the kernel's two parts, (Q, N) each: with a length for each feature, and with one for all."""
-    first, second, _, length = log_scales[:4].exp()
-    lengths = log_scales[4:].exp()
-    own = squared_distances(left / lengths, right / lengths)
-    shared = squared_distances(left / length, right / length)
-    return first * (-own / 2).exp(), second * (-shared / 2).exp()
-
-
-def squared_distances(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return |x − x'|² of each row of left (Q, F) and right (N, F), (Q, N), as one matrix product."""
-    return left.square().sum(1, keepdim=True) + right.square().sum(1) - 2 * left @ right.T
+def scaled_distances(left: torch.Tensor, right: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
+    """Return √3·d between each of left (Q, F) and each of right (N, F), (Q, N), by one matrix product."""
+    left, right = (rows * math.sqrt(3) / log_scales[2:].exp() for rows in (left, right))
+    squares = left.square().sum(1, keepdim=True) + right.square().sum(1) - 2 * left @ right.T
+    return squares.clamp_min(0).sqrt()  # rounding leaves some squares of equal rows below zero
 
 
 def covariance(rows: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
     """Return the covariance (N, N) of noisy observations at rows (N, F), equation 2.20."""
-    noise = log_scales[2].exp() + CHOLESKY_JITTER
+    noise = log_scales[1].exp() + CHOLESKY_JITTER
     return kernel(rows, rows, log_scales) + noise * torch.eye(len(rows), dtype=rows.dtype)
 
 
@@ -109,25 +102,23 @@ def likeliest_scales(
 
 
 def likelihood_gradient(rows: torch.Tensor, targets: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of `log_likelihood` by log_scales, (4 + F,), quicker than autograd.
+    """Return the gradient of `log_likelihood` by log_scales, (2 + F,), quicker than autograd.
 
-    By the covariance K it is G = ½(K⁻¹yyᵀK⁻¹ − K⁻¹), equation 5.9. By the logarithm of a part's variance, K's
-    derivative is that part, P; by that of a length, P times the squared distance along it, and with W = G∘P
+    By the covariance K it is G = ½(K⁻¹yyᵀK⁻¹ − K⁻¹), equation 5.9. By log s, K's derivative is the kernel; by log l_f
+    it is 3s·exp(−√3·d)·(x_f − x'_f)²/l_f², and with W = G∘3s·exp(−√3·d)
 
         Σ_ij W_ij (x_i − x_j)² = 2 (Σ_i x_i² Σ_j W_ij − Σ_i x_i (W x)_i).
     """
-    own, shared = kernel_parts(rows, rows, log_scales)
-    noise = log_scales[2].exp()
-    matrix = own + shared
+    variance, noise = log_scales[:2].exp()
+    distances = scaled_distances(rows, rows, log_scales)
+    decay = variance * (-distances).exp()
+    signal = (1 + distances) * decay
+    matrix = signal.clone()
     matrix.diagonal().add_(noise + CHOLESKY_JITTER)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
     solved = inverse @ targets
     by_matrix = (torch.outer(solved, solved) - inverse) / 2
-
-    def by_lengths(weights: torch.Tensor) -> torch.Tensor:  # (F,), of each feature's squared distances
-        return 2 * (weights.sum(1) @ rows.square() - (rows * (weights @ rows)).sum(0))
-
-    own, shared = own.mul_(by_matrix), shared.mul_(by_matrix)
-    variances = torch.stack([own.sum(), shared.sum(), noise * by_matrix.trace()])
-    shared_length = by_lengths(shared).sum() * (-2 * log_scales[3]).exp()
-    return torch.cat([variances, shared_length[None], by_lengths(own) * (-2 * log_scales[4:]).exp()])
+    variances = torch.stack([(by_matrix * signal).sum(), noise * by_matrix.trace()])
+    weights = 3 * by_matrix * decay
+    by_squares = 2 * (weights.sum(1) @ rows.square() - (rows * (weights @ rows)).sum(0))  # (F,)
+    return torch.cat([variances, by_squares * (-2 * log_scales[2:]).exp()])
