@@ -21,6 +21,8 @@ SMALL = {
     "ch04.tuned.frequencies": 2,
     "ch04.tuned.embedding_size": 2,
     "ch04.tuned.hidden_sizes": [8, 8],
+    "ch04.tuned.activation": "silu",
+    "ch04.tuned.process_share": 0.6,
     "ch04.tuned.epochs": 20,
     "ch04.book.epochs": 20,
 }
