@@ -31,11 +31,15 @@ FLOP_PER_IMAGE = 72e6
 
 
 class PlainDataset(Dataset):
-    """What torchvision's MNIST does for each picture: array to PIL image, then the transforms."""
+    """What torchvision's MNIST does for each picture: array to PIL image, then the transforms.
 
-    def __init__(self, transform):
-        self.images = torch.from_numpy(read_idx(RAW / "train-images-idx3-ubyte").copy())
-        self.labels = torch.from_numpy(read_idx(RAW / "train-labels-idx1-ubyte").copy()).long()
+    Args:
+        part: "train", or "t10k", the test pictures.
+    """
+
+    def __init__(self, transform, part: str = "train"):
+        self.images = torch.from_numpy(read_idx(RAW / f"{part}-images-idx3-ubyte").copy())
+        self.labels = torch.from_numpy(read_idx(RAW / f"{part}-labels-idx1-ubyte").copy()).long()
         self.transform = transform
         self.to_picture = transforms.ToPILImage()
 
@@ -61,10 +65,14 @@ class PlainNetwork(nn.Module):
         return F.log_softmax(self.fc2(self.dropout2(F.relu(self.fc1(x)))), dim=1)
 
 
+def normalised() -> transforms.Compose:
+    """Return fig. 76's transform of a picture."""
+    return transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+
+
 def plain_program(images: int, device: torch.device):
     """Return a function that trains on `images` pictures as the book does and returns images/s."""
-    normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    loader = DataLoader(Subset(PlainDataset(normalise), range(images)), batch_size=BATCH)
+    loader = DataLoader(Subset(PlainDataset(normalised()), range(images)), batch_size=BATCH)
     model = PlainNetwork().to(device)
     optimizer = optim.Adadelta(model.parameters(), lr=0.01)
 

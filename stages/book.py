@@ -19,7 +19,7 @@ from stages.common.params import PARAMS_FILE, read_yaml
 NAME = "book"
 # With the book's recipe it trains 60 million weights for 20,000 steps, more than an hour on two cores: `--all` runs it,
 # too. Without it the numbers of an earlier run stay, with their part of the lock, and a test tells when they are not of
-# the present code.
+# the present code: then run it again, or remove them.
 LONG = {"ch09"}
 RESULTS = Path("metrics/book")
 LOCK = RESULTS / "lock.yaml"
