@@ -1,7 +1,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup repro test book ui lint lock clean distclean
+.PHONY: help setup repro report test book ui lint lock clean distclean
 .DEFAULT_GOAL := help
 
 help:            ## show this list
@@ -12,6 +12,9 @@ setup:           ## build the environment in .venv; quick when it is done
 
 repro: setup     ## run what is out of date: data, training, evaluation, plots
 	python -m stages.repro
+
+report: repro    ## do that, and put all numbers and figures on one page, report.html
+	python -m stages.report
 
 test: setup      ## run the test suite
 	python -m pytest
@@ -34,4 +37,4 @@ clean:           ## remove the environment and what tools leave behind
 	find stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove, besides, all data, models and recorded runs
-	rm -rf data .dvc/cache .dvc/tmp mlflow.db* mlartifacts .mlflow.lock
+	rm -rf data .dvc/cache .dvc/tmp mlflow.db* mlartifacts .mlflow.lock report.html
