@@ -13,7 +13,7 @@ setup:           ## build the environment in .venv; quick when it is done
 repro: setup     ## run what is out of date: data, training, evaluation, plots
 	python -m stages.repro
 
-report: repro    ## do that, and put all numbers and figures on one page, report.html
+report: repro    ## do that, and put the chapters' metrics and figures on one page, report.html
 	python -m stages.report
 
 test: setup      ## run the test suite

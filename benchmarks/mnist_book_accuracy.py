@@ -38,13 +38,13 @@ def accuracy(model: nn.Module, loader: DataLoader, device: torch.device) -> floa
     return correct / len(loader.dataset)
 
 
-def book_program(seed: int, epochs: int, device: torch.device) -> Iterator[float]:
+def book_program(seed: int, device: torch.device) -> Iterator[float]:
     """Fig. 76: train from `seed`, and yield the test accuracy after each epoch."""
     train_loader, test_loader = (DataLoader(PlainDataset(normalised(), part), BATCH) for part in ("train", "t10k"))
     torch.manual_seed(seed)
     model = PlainNetwork().to(device)
     optimizer = optim.Adadelta(model.parameters(), lr=0.01)
-    for _ in range(epochs):
+    for _ in range(EPOCHS):
         train_epoch(model, train_loader, optimizer, device)
         yield accuracy(model, test_loader, device)
 
@@ -53,19 +53,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto: the fastest there is")
     arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error("--seeds must be 1 or more")
     device = find_device(arguments.device)
     last = []
     for seed in range(arguments.first, arguments.first + arguments.seeds):
         print(f"seed {seed}:", end="", flush=True)
-        for share in book_program(seed, arguments.epochs, device):
+        for share in book_program(seed, device):
             print(f" {100 * share:.2f}", end="", flush=True)
         print(" %")
         last.append(100 * share)
     spread = f" ± {statistics.stdev(last):.2f}" if len(last) > 1 else ""
-    print(f"after {arguments.epochs} epochs: {statistics.mean(last):.2f}{spread} % over {len(last)} seeds")
+    print(f"after {EPOCHS} epochs: {statistics.mean(last):.2f}{spread} % over {len(last)} seeds")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Collect every chapter's numbers and figures into one page: `python -m stages.report [--output report.html]`.
+"""Collect every chapter's metrics and figures on one page: `python -m stages.report [--output report.html]`.
 
-In: metrics/ as it lies there now, with the book's numbers in metrics/book/, and the recipes of params.yaml. Out: one
-HTML file with the figures inside, to read or to pass on. It is no stage of dvc.yaml, because the book's numbers come
+In: metrics/ as it lies there now, with the book's numbers in metrics/book/, and the recipes of dvc.lock. Out: one HTML
+file with the figures inside, to read or to pass on. It is no stage of dvc.yaml, because the book's numbers come
 from an experiment of their own, and because an experiment with one chapter would have to run it, too.
 """
 
@@ -19,6 +19,7 @@ import pandas as pd
 from stages.common.files import placed, read_json
 from stages.common.params import PARAMS_FILE, read_yaml
 
+LOCK = Path("dvc.lock")
 METRICS = Path("metrics")
 WIDEST = 8  # columns of a table
 TITLES = {
@@ -54,8 +55,8 @@ figcaption { color: #555; font-size: 0.875rem; }
 </head>
 <body>
 <h1>Neural networks in PyTorch: results</h1>
-<p>$origin The column “book” is the book’s own program (<code>make book</code>); where it differs, docs/errata.md says
-why.</p>
+<p>$origin “Book” is the book’s own program (<code>python -m stages.book --all</code>); docs/errata.md
+says what is wrong in it.</p>
 <nav>$links</nav>
 $chapters
 </body>
@@ -109,16 +110,18 @@ def read_metrics(chapter: str) -> dict[str, tuple[dict, dict]]:
 def tables(metrics: Mapping[str, tuple[dict, dict]]) -> list[pd.DataFrame]:
     """Return the numbers of a chapter as text: a row a measure; a pair of columns, here and book, a variant.
 
-    Variants with other measures have a table of their own; where there are many, rows and columns change places.
+    Variants with other measures have a table of their own; where there are many, rows and columns change places. What
+    the book alone has comes last.
     """
-    groups: dict[tuple, dict] = {}
+    groups: dict[frozenset, dict] = {}
     for variant, (here, book) in metrics.items():
-        columns = groups.setdefault(tuple(here), {})
-        columns[variant, "here"] = {name: shown(here[name]) for name in here}
-        columns[variant, "book"] = {name: shown(book.get(name)) for name in here}
+        names = list({**here, **book})
+        columns = groups.setdefault(frozenset(names), {})
+        columns[variant, "here"] = {name: shown(here.get(name)) for name in names}
+        columns[variant, "book"] = {name: shown(book.get(name)) for name in names}
     found = []
-    for names, columns in groups.items():
-        table = pd.DataFrame(columns, index=pd.Index(names))
+    for columns in groups.values():
+        table = pd.DataFrame(columns)
         if list(metrics) == [""]:
             table.columns = table.columns.droplevel(0)
         elif len(columns) > WIDEST:  # then a pair of rows a variant
@@ -135,13 +138,30 @@ def figures(chapter: str) -> list[tuple[str, bytes]]:
 
 def origin() -> str:
     """Return a sentence that says which commit the numbers are of, as far as git tells."""
+    if not Path(".git").exists():  # a copy inside another repository
+        return ""
     command = ["git", "describe", "--always", "--dirty=, with changes"]
-    described = subprocess.run(command, capture_output=True, text=True)
+    try:
+        described = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
     return f"From commit {described.stdout.strip()}." if described.returncode == 0 else ""
 
 
-def page(parameters: Mapping) -> str:
-    """Return the report as HTML, of the chapters that have numbers in metrics/."""
+def recipes() -> dict[str, str]:
+    """Return chapter to the recipe that dvc.lock says its stages ran with."""
+    stages = read_yaml(LOCK)["stages"].values() if LOCK.exists() else []
+    values = [value for stage in stages for value in stage.get("params", {}).get(PARAMS_FILE, {}).items()]
+    return {name.removesuffix(".recipe"): value for name, value in values if name.endswith(".recipe")}
+
+
+def page() -> str:
+    """Return the report as HTML.
+
+    Raises:
+        SystemExit: a chapter has no numbers.
+    """
+    own_recipes = recipes()
     chapters = []
     for name, title in TITLES.items():
         own_tables = [table.to_html(border=0) for table in tables(read_metrics(name))]
@@ -154,7 +174,7 @@ def page(parameters: Mapping) -> str:
                 name=name,
                 number=int(name.removeprefix("ch")),
                 title=title,
-                recipe=html.escape(parameters[name].get("recipe", "–")),
+                recipe=html.escape(own_recipes.get(name, "–")),
                 tables="\n".join(f'<div class="table">{table}</div>' for table in own_tables),
                 figures="\n".join(own_figures),
             )
@@ -167,7 +187,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("report.html"))
     output = parser.parse_args().output
-    text = page(read_yaml(PARAMS_FILE))
+    text = page()
     with placed(output) as path:
         path.write_text(text, encoding="utf-8")
     print(f"The report is in {output}")

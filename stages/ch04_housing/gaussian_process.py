@@ -2,7 +2,9 @@
 
 Neal, "Bayesian Learning for Neural Networks", 1996, chapter 2; the kernel depends on the network, and this one is
 chosen by validation. Its fit has no random start and finds by itself how much each feature counts, and so it errs
-elsewhere than the networks: averaged, the two do better than either.
+elsewhere than the networks: in cross-validation the average of the two does better than either
+(benchmarks/housing_shares.py).
+
 Equations: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006.
 
 Letters of the shapes: R runs, N rows that may be learnt from, Q rows asked about, F features.

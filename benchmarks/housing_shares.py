@@ -1,0 +1,65 @@
+"""Chapter 4's choice of `process_share`: cross-validated R² within the book's training rows, share by share.
+
+    python -m benchmarks.housing_shares      # needs data/prepared/ch04: dvc repro ch04_preprocess
+
+The test rows take no part. Every repeat cuts the training rows anew into folds; networks and Gaussian process are
+trained once a fold, as the stage trains them, and mixed with each share. The shares are compared on the same folds.
+"""
+
+import argparse
+from inspect import signature
+
+import numpy as np
+import torch
+from sklearn.metrics import r2_score
+
+from stages.ch04_housing.model import HousingModel
+from stages.ch04_housing.preprocess import held_out_folds
+from stages.ch04_housing.train import HOUSING, fold_splits, train, train_in_parts
+from stages.common.devices import set_up_torch
+from stages.common.params import PARAMS_FILE, read_yaml
+
+SHARES = [0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+def scores_by_share(repeats: int, splits: int, seed: int, processes: int) -> np.ndarray:
+    """Return R² on the held-out rows of every fold, (repeats, splits, shares)."""
+    recipe = read_yaml(PARAMS_FILE)["ch04"]["tuned"]
+    del recipe["features"]  # the table is transformed already
+    with np.load(HOUSING) as housing:
+        rows = np.sort(housing["train_rows"])
+        features, prices = torch.from_numpy(housing["features"][rows]), torch.from_numpy(housing["prices"][rows])
+    shape, options = (
+        {name: recipe[name] for name in signature(function).parameters if name in recipe}
+        for function in (HousingModel, train)
+    )
+    shape["rows"] = len(rows)
+    folds = fold_splits(held_out_folds(len(rows), splits, repeats, seed))
+    groups = {"folds": [learnt for learnt, _ in folds]}
+    model, _ = train_in_parts(features, prices, groups, seed, processes, shape, options)["folds"]
+    scores = []
+    for model.process_share in SHARES:
+        with torch.no_grad():
+            found = model.eval()(features.float().expand(len(folds), -1, -1)).numpy()
+        scores.append([r2_score(prices[out], own[out]) for own, (_, out) in zip(found, folds, strict=True)])
+    return np.array(scores).T.reshape(repeats, splits, len(SHARES))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    set_up_torch(arguments.seed, num_threads=1)
+    scores = scores_by_share(**vars(arguments)).mean(axis=1)  # (repeats, shares)
+    best = scores.mean(axis=0).argmax()
+    print("share of the process, R², and how much less than the best share, with the standard error over the repeats")
+    for share, own in zip(SHARES, scores.T, strict=True):
+        less = scores[:, best] - own
+        print(f"{share:.1f}  {own.mean():.4f}  {less.mean():.4f} ± {less.std(ddof=1) / len(less) ** 0.5:.4f}")
+
+
+if __name__ == "__main__":
+    main()
