@@ -16,6 +16,7 @@ from stages.ch01_tensors.expressions import (
     view_shapes,
 )
 from stages.ch01_tensors.products import PRODUCTS, draw_matrices
+from stages.common.arrays import save_arrays
 from stages.common.devices import find_device, set_up_torch
 from stages.common.files import placed, write_json
 from stages.common.params import declared_parameters
@@ -63,7 +64,7 @@ def main() -> None:
     operations, statements = run_operations(seed, device), check_statements(seed, device)
     errors = rounding_errors(recipe.sizes, recipe.matrices, recipe.rounding_rows, seed)
     with placed(ARRAYS) as path:
-        np.savez(path, sizes=np.array(recipe.sizes), **errors, **example_tensors())
+        save_arrays(path, sizes=np.array(recipe.sizes), **errors, **example_tensors())
     metrics = {
         "operations": len(operations),
         "operations_agreeing": sum(row["agrees"] for row in operations),

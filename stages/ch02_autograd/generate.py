@@ -5,6 +5,7 @@ In: parameters only. Out: data/raw/ch02/line.npz with `inputs` and `targets`, ea
 
 import numpy as np
 
+from stages.common.arrays import save_arrays
 from stages.common.files import placed
 from stages.common.params import declared_parameters
 
@@ -21,7 +22,7 @@ def main() -> None:
     recipe = declared_parameters("ch02_generate").ch02.active
     inputs, targets = line(**recipe.select("points", "slope"))
     with placed(LINE) as path:
-        np.savez(path, inputs=inputs, targets=targets)
+        save_arrays(path, inputs=inputs, targets=targets)
 
 
 if __name__ == "__main__":

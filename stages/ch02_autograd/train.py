@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import save_file
 
 from stages.ch02_autograd.generate import LINE
+from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.params import declared_parameters
@@ -107,7 +108,7 @@ def main() -> None:
         "func": descend_func(inputs, targets, start, rate, recipe.autograd_iterations),
     }
     with placed(DESCENT) as path:
-        np.savez(path, **{f"{way}_{name}": values for way, run in ways.items() for name, values in run.items()})
+        save_arrays(path, **{f"{way}_{name}": values for way, run in ways.items() for name, values in run.items()})
     with placed(MODEL) as path:
         save_file({way: run["weight"][-1:] for way, run in ways.items()}, path)
     history = {name: values.tolist() for name, values in ways["autograd"].items()}

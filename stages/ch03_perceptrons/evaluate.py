@@ -24,6 +24,7 @@ from stages.ch03_perceptrons.model import (
     sequential,
 )
 from stages.ch03_perceptrons.train import MODEL, TRAINING, Tensors, xor_logits
+from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, read_history, rounded, write_json
 from stages.common.params import declared_parameters
@@ -157,7 +158,7 @@ def main() -> None:
     write_json("metrics/facts/ch03.json", {"facts": facts})
     best = int(accuracies["xor_two"].argmax())
     with placed(FIGURES) as path:
-        np.savez(
+        save_arrays(
             path,
             **{f"activation_{name}": values for name, values in activation_curves.items()},
             **surface,

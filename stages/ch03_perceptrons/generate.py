@@ -12,6 +12,7 @@ In: parameters only. Out: data/raw/ch03/patterns.npz, float32, with `<name>_inpu
 
 import numpy as np
 
+from stages.common.arrays import save_arrays
 from stages.common.files import placed
 from stages.common.params import declared_parameters
 
@@ -51,7 +52,7 @@ def main() -> None:
     parameters = declared_parameters("ch03_generate")
     arrays = draw_patterns(parameters.seed, parameters.ch03.active.target_noise)
     with placed(PATTERNS) as path:
-        np.savez(path, **arrays)
+        save_arrays(path, **arrays)
 
 
 if __name__ == "__main__":

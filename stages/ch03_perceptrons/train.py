@@ -21,6 +21,7 @@ from torch import nn
 
 from stages.ch03_perceptrons.generate import PATTERNS
 from stages.ch03_perceptrons.model import MultiLayer, fitted_network
+from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.params import declared_parameters
@@ -215,7 +216,7 @@ def main() -> None:
         weights |= {f"{name}.{key}": value for key, value in trained.items()}
 
     with placed(TRAINING) as path:
-        np.savez(path, **ways)
+        save_arrays(path, **ways)
     with placed(MODEL) as path:
         save_file({name: value.contiguous() for name, value in weights.items()}, path)
     write_history("metrics/history/ch03.csv", history)

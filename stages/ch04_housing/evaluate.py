@@ -21,6 +21,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 
 from stages.ch04_housing.model import HousingModel
 from stages.ch04_housing.train import HOUSING, MODELS, fold_splits
+from stages.common.arrays import save_arrays
 from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import placed, rounded, write_json
 from stages.common.params import declared_parameters
@@ -104,7 +105,7 @@ def main() -> None:
     metrics = rounded(metrics)
     write_json("metrics/ch04.json", metrics)
     with placed(PREDICTIONS) as path:
-        np.savez(
+        save_arrays(
             path,
             train=prices[train_rows],
             train_predictions=predictions[0][train_rows],

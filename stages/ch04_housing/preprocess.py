@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import KFold, train_test_split
 
+from stages.common.arrays import save_arrays
 from stages.common.files import placed
 from stages.common.params import declared_parameters
 
@@ -53,7 +54,7 @@ def main() -> None:
         np.arange(len(table)), test_size=TEST_SHARE, random_state=BOOK_RANDOM_STATE
     )
     with placed(HOUSING) as path:
-        np.savez(
+        save_arrays(
             path,
             names=np.array(features.columns, dtype=np.str_),
             features=features.to_numpy(),

@@ -12,6 +12,7 @@ from stages.ch05_recurrent_cells.facts import all_facts, differences
 from stages.ch05_recurrent_cells.model import LAYERS, RecurrentNetwork
 from stages.ch05_recurrent_cells.tasks import MODES, Batch, draw_recall, loss_of, score
 from stages.ch05_recurrent_cells.train import model_path
+from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, rounded, write_json
 from stages.common.params import declared_parameters
@@ -108,7 +109,7 @@ def main() -> None:
         )
     write_json("metrics/facts/ch05.json", {"facts": facts})
     with placed(GRADIENTS) as path:
-        np.savez(path, **norms)
+        save_arrays(path, **norms)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sklearn.metrics import r2_score
 from stages.ch06_timeseries.model import Forecaster
 from stages.ch06_timeseries.preprocess import WINDOWS, book_window_count
 from stages.ch06_timeseries.train import model_path
+from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, rounded, write_json
 from stages.common.params import declared_parameters
@@ -77,7 +78,7 @@ def main() -> None:
     metrics = measure(inputs, targets, predictions, parameters.noise_level, book_windows)
     write_json(f"metrics/ch06/{cell}.json", metrics)
     with placed(f"data/evaluated/ch06/{cell}.npz") as path:
-        np.savez(path, targets=targets, predictions=predictions)
+        save_arrays(path, targets=targets, predictions=predictions)
 
     tracking.record_results(
         "ch06_evaluate",

@@ -5,6 +5,7 @@ In: parameters only. Out: data/raw/ch06/series.npz with `time`, `train` and `tes
 
 import numpy as np
 
+from stages.common.arrays import save_arrays
 from stages.common.files import placed
 from stages.common.params import declared_parameters
 
@@ -30,7 +31,7 @@ def main() -> None:
     recipe = parameters.ch06.active
     time, train, test = noisy_sine(recipe.length, recipe.duration, parameters.noise_level, parameters.seed)
     with placed(SERIES) as path:
-        np.savez(path, time=time, train=train, test=test)
+        save_arrays(path, time=time, train=train, test=test)
 
 
 if __name__ == "__main__":

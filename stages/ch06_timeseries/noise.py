@@ -12,6 +12,7 @@ from stages.ch06_timeseries.generate import noisy_sine
 from stages.ch06_timeseries.model import Forecaster
 from stages.ch06_timeseries.preprocess import sliding_windows, training_windows
 from stages.ch06_timeseries.train import train
+from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import placed
 from stages.common.params import declared_parameters
@@ -52,7 +53,7 @@ def main() -> None:
     ]
     _, targets, predictions = map(np.stack, zip(*forecasts, strict=True))
     with placed(COMPARISON) as path:
-        np.savez(path, noise_levels=levels, targets=targets, predictions=predictions)
+        save_arrays(path, noise_levels=levels, targets=targets, predictions=predictions)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ In: data/raw/ch06/series.npz. Out: data/prepared/ch06/windows.npz with `train_in
 import numpy as np
 
 from stages.ch06_timeseries.generate import SERIES
+from stages.common.arrays import save_arrays
 from stages.common.files import placed
 from stages.common.params import declared_parameters
 
@@ -57,7 +58,7 @@ def main() -> None:
     inputs, targets = training_windows(train, **recipe.select("window", "steps_ahead", "loss_steps", "windows"))
     test_inputs, test_targets = sliding_windows(test, recipe.window, recipe.steps_ahead, loss_steps=1)
     with placed(WINDOWS) as path:
-        np.savez(
+        save_arrays(
             path, train_inputs=inputs, train_targets=targets, test_inputs=test_inputs, test_targets=test_targets[:, 0]
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.common.arrays import save_arrays
 from stages.common.files import placed
 from stages.common.params import declared_parameters
 
@@ -46,7 +47,7 @@ def main() -> None:
     images, labels = read_idx(RAW / "train-images-idx3-ubyte"), read_idx(RAW / "train-labels-idx1-ubyte")
     train, validation = hold_out(len(images), parameters.ch07.active.validation_images, parameters.seed)
     with placed(MNIST) as path:
-        np.savez(
+        save_arrays(
             path,
             train_images=images[train],
             train_labels=labels[train],

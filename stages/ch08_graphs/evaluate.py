@@ -23,6 +23,7 @@ from stages.ch08_graphs.layers import (
 )
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
 from stages.ch08_graphs.train import GROUPS, Parts, accuracies_at, at_nodes, layer_name, model_path, parts_of
+from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, rounded, write_json
 from stages.common.memory import keep_freed_memory
@@ -141,7 +142,7 @@ def main() -> None:
     kept |= {"edge_targets": edges[0].numpy(), "edge_sources": edges[1].numpy()}
     kept["edge_attention"] = attention_of(graph, group_weights(saved["gat"], "public"), 0)
     with placed(RESULTS) as path:
-        np.savez(path, **kept)
+        save_arrays(path, **kept)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from stages.common.arrays import save_arrays
 from stages.common.files import placed
 from stages.common.params import declared_parameters
 
@@ -165,7 +166,7 @@ def main() -> None:
     generator = np.random.default_rng(parameters.seed)
     splits = [random_split(labels, generator) for _ in range(parameters.ch08.splits)]
     with placed(GRAPH) as path:
-        np.savez(
+        save_arrays(
             path,
             papers=papers,
             labels=labels,

@@ -27,6 +27,7 @@ from stages.ch09_translation.model import sinusoids
 from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.tokens import PAD
 from stages.ch09_translation.translator import Translator, attention_maps, load_translator
+from stages.common.arrays import save_arrays
 from stages.common.devices import find_device, set_up_torch, takes_bfloat16
 from stages.common.files import placed, read_json, rounded, write_json
 from stages.common.memory import keep_freed_memory
@@ -169,7 +170,7 @@ def main() -> int:
     maps, words, written = attention_maps(translator, sources[shown])
     with placed(ATTENTION) as path:
         d_model = translator.model.tgt_embedding.table.embedding_dim
-        np.savez(
+        save_arrays(
             path,
             maps=maps,
             words=np.array(words),
