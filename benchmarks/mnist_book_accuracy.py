@@ -11,23 +11,13 @@ import statistics
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
-from benchmarks.mnist_throughput import BATCH, PlainDataset, PlainNetwork, normalised
+from benchmarks.mnist_throughput import BATCH, PlainDataset, PlainNetwork, normalised, train_epoch
 from stages.common.devices import find_device
 
 EPOCHS = 9
-
-
-def train_epoch(model: nn.Module, loader: DataLoader, optimizer: optim.Optimizer, device: torch.device) -> None:
-    """Fig. 74."""
-    model.train()
-    for data, target in loader:
-        optimizer.zero_grad()
-        F.nll_loss(model(data.to(device)), target.to(device)).backward()
-        optimizer.step()
 
 
 @torch.no_grad()

@@ -70,6 +70,16 @@ def normalised() -> transforms.Compose:
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
 
 
+def train_epoch(model: nn.Module, loader: DataLoader, optimizer: optim.Optimizer, device: torch.device) -> None:
+    """Fig. 74."""
+    model.train()
+    for data, target in loader:
+        data, target = data.to(device), target.to(device)
+        optimizer.zero_grad()
+        F.nll_loss(model(data), target).backward()
+        optimizer.step()
+
+
 def plain_program(images: int, device: torch.device):
     """Return a function that trains on `images` pictures as the book does and returns images/s."""
     loader = DataLoader(Subset(PlainDataset(normalised()), range(images)), batch_size=BATCH)
@@ -78,12 +88,7 @@ def plain_program(images: int, device: torch.device):
 
     def run() -> float:
         started = time.perf_counter()
-        model.train()
-        for data, target in loader:
-            data, target = data.to(device), target.to(device)
-            optimizer.zero_grad()
-            F.nll_loss(model(data), target).backward()
-            optimizer.step()
+        train_epoch(model, loader, optimizer, device)
         return images / (clock(device) - started)
 
     return run

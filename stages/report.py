@@ -140,7 +140,7 @@ def origin() -> str:
     """Return a sentence that says which commit the numbers are of, as far as git tells."""
     if not Path(".git").exists():  # a copy inside another repository
         return ""
-    command = ["git", "describe", "--always", "--dirty=, with changes"]
+    command = ["git", "describe", "--always", "--exclude=*", "--dirty=, with changes"]
     try:
         described = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
