@@ -1,8 +1,9 @@
 """The book's pipeline. Whatever imports it settles which of the processor's instructions NumPy and PyTorch use.
 
-A processor with AVX-512 rounds and adds up in other ways than one without, so that the same program gives other bytes.
-With `instructions: avx2` in params.yaml both compute as the second does; with `native` each as fast as it can. The
-libraries look for these variables when they are loaded, or first used, and this package is imported before them.
+A processor with AVX-512 rounds and adds up in other ways than one without, and MKL does on Intel's processors what it
+does not do on others, so that the same program gives other bytes. With `instructions: avx2` in params.yaml all compute
+in one way; with `native` each as fast as it can. The libraries look for these variables when they are loaded, or first
+used, and this package is imported before them.
 """
 
 import os
@@ -13,7 +14,8 @@ from pathlib import Path
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",  # PyTorch's own kernels
     "ONEDNN_MAX_CPU_ISA": "AVX2",  # its convolutions
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # its products of matrices
+    "MKL_CBWR": "COMPATIBLE",  # its products of matrices and more: MKL's one way for the processors of all makers
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # whatever of MKL should not heed this
     "OPENBLAS_CORETYPE": "Haswell",  # those of NumPy and SciPy
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",  # NumPy's own kernels
 }

@@ -5,6 +5,8 @@ agrees, and every statement and whether it holds; data/evaluated/ch01/arrays.npz
 the tensors of fig. 3.
 """
 
+import math
+
 import numpy as np
 import torch
 
@@ -36,7 +38,7 @@ def rounding_errors(sizes: list[int], kind: str, rows: int, seed: int) -> dict[s
         exact = x[:rows].double() @ y.double()
         for name, product in PRODUCTS.items():
             difference = product(x[:rows], y).double() - exact
-            errors[name].append((difference.square().mean() / exact.square().mean()).sqrt().item())
+            errors[name].append(math.sqrt(difference.square().mean() / exact.square().mean()))
     return {name: np.array(values) for name, values in errors.items()}
 
 

@@ -24,11 +24,12 @@ from stages.ch03_perceptrons.model import MultiLayer, fitted_network
 from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, write_history
+from stages.common.optimizers import SGD, Adagrad, Adam
 from stages.common.params import declared_parameters
 
 MODEL = Path("data/models/ch03/networks.safetensors")
 TRAINING = "data/evaluated/ch03/training.npz"
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}
+OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adagrad": Adagrad}
 
 Tensors = dict[str, torch.Tensor]
 
@@ -74,7 +75,7 @@ def widrow_hoff_autograd(
     layer = nn.Linear(inputs.shape[1], targets.shape[1])
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=rate)
+    optimizer = SGD(layer.parameters(), lr=rate)
     factor = 0.5 if loss == "half" else 1.0
     for _ in range(epochs):
         for pattern, target in zip(torch.from_numpy(inputs), torch.from_numpy(targets), strict=True):
@@ -123,7 +124,7 @@ def xor_logits(weights: Tensors, points: torch.Tensor) -> torch.Tensor:
 def train_xor(points: torch.Tensor, classes: torch.Tensor, hidden: int, rate: float, steps: int, runs: int) -> Tensors:
     """Train `runs` networks side by side with Adam on all of points (points, 2), classes (points, 1) at once."""
     weights = {name: value.requires_grad_() for name, value in start_xor(hidden, runs).items()}
-    optimizer = torch.optim.Adam(weights.values(), lr=rate)
+    optimizer = Adam(weights.values(), lr=rate)
     targets = classes.T.expand(runs, -1)  # (runs, points)
     for _ in range(steps):
         # A sum over the runs, so that none changes another's gradient.
@@ -137,7 +138,7 @@ def train_xor(points: torch.Tensor, classes: torch.Tensor, hidden: int, rate: fl
 def train_multilayer(inputs: torch.Tensor, targets: torch.Tensor, output: str, rate: float, steps: int) -> Tensors:
     """Train fig. 33's network, mended, with Adam on all patterns at once: inputs (patterns, 100), targets (…, 1)."""
     model = MultiLayer(output)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    optimizer = Adam(model.parameters(), lr=rate)
     for _ in range(steps):
         loss = nn.functional.mse_loss(model(inputs), targets)
         optimizer.zero_grad()

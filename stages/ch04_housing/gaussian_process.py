@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from stages.common.optimizers import Adam
+from stages.common.roots import square_root
 
 START_LENGTH, START_NOISE = 3.0, 0.1  # in deviations of a feature; a variance
 CHOLESKY_JITTER = 1e-6
@@ -75,7 +76,7 @@ def scaled_distances(left: torch.Tensor, right: torch.Tensor, log_scales: torch.
     """Return √3·d between each of left (Q, F) and each of right (N, F), (Q, N), by one matrix product."""
     left, right = (rows * math.sqrt(3) / log_scales[2:].exp() for rows in (left, right))
     squares = left.square().sum(1, keepdim=True) + right.square().sum(1) - 2 * left @ right.T
-    return squares.clamp_min(0).sqrt()  # rounding leaves some squares of equal rows below zero
+    return square_root(squares.clamp_min(0))  # rounding leaves some squares of equal rows below zero
 
 
 def covariance(rows: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
@@ -117,7 +118,8 @@ def likelihood_gradient(rows: torch.Tensor, targets: torch.Tensor, log_scales: t
     signal = (1 + distances) * decay
     matrix = signal.clone()
     matrix.diagonal().add_(noise + CHOLESKY_JITTER)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    # In double precision: in single, MKL's factor differs between the processors of two makers.
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix.double())).to(rows.dtype)
     solved = inverse @ targets
     by_matrix = (torch.outer(solved, solved) - inverse) / 2
     variances = torch.stack([(by_matrix * signal).sum(), noise * by_matrix.trace()])

@@ -24,6 +24,7 @@ from stages.common.files import placed, write_history
 from stages.common.optimizers import SGD, Adam
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
+from stages.common.roots import square_root
 
 HOUSING = "data/prepared/ch04/housing.npz"
 MODELS = Path("data/models/ch04")
@@ -66,11 +67,11 @@ def fit_scaling(model: HousingModel, features: torch.Tensor, targets: torch.Tens
     shares = weights if scaled_on == "train" else torch.full_like(weights, 1 / weights.shape[1])
     model.feature_mean = (shares @ features).unsqueeze(1)  # (R, 1, F)
     squares = (features - model.feature_mean).square()  # (R, N, F)
-    model.feature_deviation = torch.einsum("rn,rnf->rf", shares, squares).sqrt().unsqueeze(1)
+    model.feature_deviation = square_root(torch.einsum("rn,rnf->rf", shares, squares)).unsqueeze(1)
     if model.target == "log":
         model.target_mean = (weights @ targets).unsqueeze(1)
         squares = (targets - model.target_mean).square()
-        model.target_deviation = (weights * squares).sum(dim=1, keepdim=True).sqrt()
+        model.target_deviation = square_root((weights * squares).sum(dim=1, keepdim=True))
 
 
 def train(
@@ -111,7 +112,7 @@ def train(
     others = [parameter for name, parameter in model.named_parameters() if not name.endswith("weight")]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     if optimizer == "adamw":
-        stepper = Adam(groups, lr=learning_rate, betas=(0.9, 0.99), decoupled_weight_decay=True, fused=True)  # AdamW
+        stepper = Adam(groups, lr=learning_rate, betas=(0.9, 0.99), decoupled_weight_decay=True)  # AdamW
     else:
         stepper = SGD(groups, lr=learning_rate)
     scheduler = None

@@ -50,7 +50,7 @@ def train(
         gradient_clip: largest norm of the gradient; 0 for no limit.
     """
     # Fused, because with so few weights a step's time is that of its calls.
-    optimizer = Adam(model.parameters(), lr=learning_rate, fused=True)
+    optimizer = Adam(model.parameters(), lr=learning_rate)
     scheduler = None
     if schedule == "one_cycle":
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)

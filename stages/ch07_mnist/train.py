@@ -26,7 +26,7 @@ from stages.ch07_mnist.preprocess import MNIST
 from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from stages.common.devices import find_device, set_up_torch
 from stages.common.files import placed, write_history
-from stages.common.optimizers import SGD
+from stages.common.optimizers import SGD, Adadelta
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
 
@@ -66,7 +66,7 @@ class Trainer:
                 groups, learning_rate, momentum=MOMENTUM, nesterov=True, foreach=True
             )
         else:
-            self.optimizer = torch.optim.Adadelta(groups, learning_rate, foreach=True)
+            self.optimizer = Adadelta(groups, learning_rate)
         self.history: dict[str, list[float]] = {}
         self.best_accuracy = -1.0
         self.best = copy.deepcopy(self.average.state_dict())

@@ -126,7 +126,7 @@ def train(
     first = [value for name, value in weights.items() if name.startswith("1.") or decayed == "all"]
     rest = [value for name, value in weights.items() if not (name.startswith("1.") or decayed == "all")]
     groups = [{"params": first, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = Adam([group for group in groups if group["params"]], lr=learning_rate, fused=True)
+    optimizer = Adam([group for group in groups if group["params"]], lr=learning_rate)
     best_options = dict(best_options or {})
     warm_up, consistency = best_options.pop("warm_up", 1), best_options.pop("consistency", 0.0)
     # Without a decay, the very tensors that are trained.

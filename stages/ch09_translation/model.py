@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.common.dropout import ByteDropout
+from stages.common.products import Linear, linear
 
 
 def padding_mask(tokens: torch.Tensor, pad: int) -> torch.Tensor:
@@ -112,9 +113,9 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"d_model {d_model} must be a multiple of heads {heads}")
         self.heads = heads
         self.dropout = ByteDropout(dropout)
-        self.w_query = nn.Linear(d_model, d_model, bias=False)
-        self.w_key_value = nn.Linear(d_model, 2 * d_model, bias=False)
-        self.w_o = nn.Linear(d_model, d_model, bias=False)
+        self.w_query = Linear(d_model, d_model, bias=False)
+        self.w_key_value = Linear(d_model, 2 * d_model, bias=False)
+        self.w_o = Linear(d_model, d_model, bias=False)
         self.maps: torch.Tensor | None = None  # the last weights (B, H, T, S), where `keep_maps` asks for them
         self.keep_maps = False
 
@@ -148,9 +149,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, d_ff: int, dropout: float):
         super().__init__()
-        self.linear1 = nn.Linear(d_model, d_ff)
+        self.linear1 = Linear(d_model, d_ff)
         self.dropout = ByteDropout(dropout)
-        self.linear2 = nn.Linear(d_ff, d_model)
+        self.linear2 = Linear(d_ff, d_model)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.linear2(self.dropout.of_relu(self.linear1(x)))
@@ -288,7 +289,7 @@ class Transformer(nn.Module):
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits (…, V) of the next token from (…, D)."""
         weight = self.tgt_embedding.table.weight if self.weight is None else self.weight
-        return F.linear(x, weight, self.bias)
+        return linear(x, weight, self.bias)
 
     def forward(self, src: torch.Tensor, tgt: torch.Tensor) -> torch.Tensor:
         """Return logits (B, T, V) of the token after each of tgt (B, T), given src (B, S); both padded at the end."""

@@ -23,9 +23,21 @@ from stages.ch09_translation.dataset import Batch, Tokens, batch_numbers, make_b
 from stages.ch09_translation.memory import TranslationMemory
 from stages.ch09_translation.model import Transformer, padding_mask
 from stages.ch09_translation.tokens import PAD
+from stages.common.roots import square_root
 
 TOKENS_PER_FORWARD = 4000
 FAR = 1e4  # what a place that is only padding holds in each of its D numbers
+
+
+def squared_distances(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return those between each of left (Q, W, D) and each of right (Q, N, D), (Q, W, N), in single precision.
+
+    torch.cdist would take roots, which may differ in the last bit between the processors of two makers.
+    """
+    with torch.autocast(left.device.type, enabled=False):
+        left, right = left.float(), right.float()
+        lengths = left.square().sum(2, keepdim=True) + right.square().sum(2).unsqueeze(1)
+        return torch.baddbmm(lengths, left, right.mT, alpha=-2).clamp_min(0)
 
 
 class Neighbours(NamedTuple):
@@ -39,10 +51,10 @@ class Neighbours(NamedTuple):
 
     def log_shares(self, states: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return log p (Q, W, V) for the network's states (Q, W, D) and logits (Q, W, V)."""
-        distances = torch.cdist(states, self.states).div_(states.shape[-1] ** 0.5)  # (Q, W, N)
-        near, at = distances.topk(min(self.nearest, distances.shape[-1]), dim=-1, largest=False)
-        weights = torch.softmax(-near.square() / self.temperature, dim=-1)
-        share = (1 - near[..., :1] / self.reach).clamp_min(0)  # (Q, W, 1)
+        squares = squared_distances(states, self.states) / states.shape[-1]  # (Q, W, N)
+        near, at = squares.topk(min(self.nearest, squares.shape[-1]), dim=-1, largest=False)
+        weights = torch.softmax(-near / self.temperature, dim=-1)
+        share = (1 - square_root(near[..., :1]) / self.reach).clamp_min(0)  # (Q, W, 1)
         tokens = self.tokens[:, None].expand(-1, states.shape[1], -1).gather(2, at)
         mixed = (1 - share) * logits.float().softmax(dim=-1)
         return mixed.scatter_add_(2, tokens, share * weights).log()

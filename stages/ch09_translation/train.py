@@ -36,6 +36,7 @@ from stages.common.files import file_hash, placed, read_json, write_history
 from stages.common.memory import keep_few_kernels, keep_freed_memory
 from stages.common.optimizers import Adam
 from stages.common.params import declared_parameters
+from stages.common.products import BY_ONEDNN
 from stages.common.progress import progress
 
 CORPUS = "data/prepared/ch09/corpus"
@@ -108,7 +109,7 @@ class Trainer:
         self.model, self.accelerator = model, accelerator
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
         self.label_smoothing, self.clip_norm, self.averaged_epochs = label_smoothing, clip_norm, averaged_epochs
-        self.optimizer = Adam(model.parameters(), learning_rate, betas=BETAS, eps=EPSILON, fused=True)
+        self.optimizer = Adam(model.parameters(), learning_rate, betas=BETAS, eps=EPSILON)
         self.objective, self.prepared = accelerator.prepare(Objective(model), self.optimizer)
         self.history: dict[str, list[float]] = {}
         self.best_loss = math.inf
@@ -235,7 +236,8 @@ def main() -> None:
     parameters = declared_parameters("ch09_train")
     recipe = parameters.ch09.active
     keep_freed_memory()
-    keep_few_kernels()
+    if not BY_ONEDNN:  # else the products have few shapes
+        keep_few_kernels()
     # Several processes on one machine share its threads.
     threads = max(1, parameters.ch09.num_threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     set_up_torch(parameters.seed, threads)

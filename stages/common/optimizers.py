@@ -1,6 +1,13 @@
-"""PyTorch's optimizers without a start of two seconds."""
+"""PyTorch's optimizers without a start of two seconds, and with the same bytes on the processors of all makers.
+
+PyTorch's own take square roots that may differ in the last bit (`roots`). A fused one takes the processor's exact root.
+"""
+
+from collections.abc import Iterable
 
 import torch
+
+from stages.common.roots import square_root
 
 
 class _Light:
@@ -14,7 +21,10 @@ class _Light:
 
 
 class Adam(_Light, torch.optim.Adam):
-    """torch.optim.Adam to the last bit."""
+    """torch.optim.Adam to the last bit, fused unless told otherwise."""
+
+    def __init__(self, params: Iterable, lr: float = 1e-3, *, fused: bool = True, **options):
+        super().__init__(params, lr, fused=fused, **options)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -27,3 +37,36 @@ class SGD(_Light, torch.optim.SGD):
     @torch.no_grad()
     def step(self, closure=None):
         return torch.optim.SGD.step.__wrapped__(self, closure)
+
+
+class Adagrad(_Light, torch.optim.Adagrad):
+    """torch.optim.Adagrad to the last bit, fused."""
+
+    def __init__(self, params: Iterable, lr: float = 1e-2, **options):
+        super().__init__(params, lr, fused=True, **options)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        return torch.optim.Adagrad.step.__wrapped__(self, closure)
+
+
+class Adadelta(_Light, torch.optim.Adadelta):
+    """torch.optim.Adadelta, of which there is no fused one, with √(a / b) where that has √a / √b."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            weights, grads, squares, deltas = [], [], [], []
+            self._init_group(group, weights, grads, squares, deltas, [])
+            if not weights:
+                continue
+            rho, eps = group["rho"], group["eps"]
+            if group["weight_decay"]:
+                grads = torch._foreach_add(grads, weights, alpha=group["weight_decay"])
+            torch._foreach_mul_(squares, rho)
+            torch._foreach_addcmul_(squares, grads, grads, value=1 - rho)
+            ratios = torch._foreach_div(torch._foreach_add(deltas, eps), torch._foreach_add(squares, eps))
+            steps = torch._foreach_mul([square_root(ratio) for ratio in ratios], grads)
+            torch._foreach_mul_(deltas, rho)
+            torch._foreach_addcmul_(deltas, steps, steps, value=1 - rho)
+            torch._foreach_add_(weights, steps, alpha=-group["lr"])
