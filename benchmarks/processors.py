@@ -1,0 +1,131 @@
+"""Whether the stages give the same bytes on the processors of other makers: `python -m benchmarks.processors`.
+
+QEMU plays the processors (Debian's package qemu-user-static; Linux on x86-64 alone). It tells the libraries another
+maker and other instructions, by which they choose their ways, and computes exactly; where a real processor only makes a
+first guess, of a reciprocal or of a root, QEMU's guess is another one, too. It is a hundred times slower, so that the
+stages run with small settings, on part of their data: twenty minutes for a processor.
+
+Printed, for each stage and processor: the files that differ from those of this processor, if any. What a stage reads
+comes from this processor. Exit status 1 if a file differs. QEMU 7.2 crashes in PyTorch's recurrent cells.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+EMULATOR = "qemu-x86_64-static"
+PROCESSORS = ["Haswell-noTSX", "Skylake-Client-noTSX-IBRS", "EPYC-Rome"]
+SMALL = {
+    "ch04": {"runs": 2, "cv_splits": 2, "cv_repeats": 1, "tuned": {"members": 1, "epochs": 10, "process_steps": 3}},
+    "ch05": {"tuned": {"lengths": [5], "runs": 2, "steps": 3, "mode_steps": 4}},
+    "ch06": {"tuned": {"length": 400, "epochs": 1}},
+    "ch07": {"num_threads": 1, "tuned": {"validation_images": 64, "epochs": 1}},
+    "ch08": {
+        "runs": 2,
+        "splits": 2,
+        "best_runs": 2,
+        "tuned": {"epochs": 5, "best_epochs": 5, "task_epochs": 3, "motif_graphs": 10},
+    },
+    "ch09": {"tuned": {"pairs": 400, "epochs": 1, "d_model": 32, "d_ff": 64}},
+}
+STAGES = [
+    *("ch01_tensors.evaluate", "ch02_autograd.generate", "ch02_autograd.train", "ch02_autograd.evaluate"),
+    *("ch03_perceptrons.generate", "ch03_perceptrons.train", "ch03_perceptrons.evaluate"),
+    *("ch04_housing.preprocess", "ch04_housing.train", "ch04_housing.evaluate"),
+    "ch05_recurrent_cells.train",
+    *("ch06_timeseries.generate", "ch06_timeseries.preprocess"),
+    *(f"ch06_timeseries.{step} {cell}" for step in ("train", "evaluate") for cell in ("rnn", "lstm")),
+    *("ch07_mnist.train", "ch07_mnist.evaluate"),
+    "ch08_graphs.preprocess",
+    *(f"ch08_graphs.train {layer}" for layer in ("mlp", "dense", "gcn", "sage", "gat", "gin", "cheb", "best")),
+    *("ch08_graphs.evaluate", "ch08_graphs.tasks"),
+    *("ch09_translation.tokenize", "ch09_translation.train"),
+]
+OUTPUTS = ("data", "metrics")
+IMAGES = 256  # of MNIST's training images, and of its test images
+
+
+def changed(values: dict, changes: dict) -> dict:
+    """Return `values` with `changes`, both of them nested."""
+    inner = {key: changed(values[key], value) for key, value in changes.items() if isinstance(value, dict)}
+    return {**values, **changes, **inner}
+
+
+def prepare(folder: Path) -> None:
+    """Put the stages, small parameters and data into the folder."""
+    shutil.copytree("stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    parameters = changed(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), SMALL)
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
+    shutil.copy("dvc.yaml", folder)
+    shutil.copytree("data/raw", folder / "data/raw")
+    with np.load("data/prepared/ch07/mnist.npz") as arrays:
+        few = {name: array[: 64 if "val" in name else IMAGES] for name, array in arrays.items()}
+    (folder / "data/prepared/ch07").mkdir(parents=True)
+    np.savez(folder / "data/prepared/ch07/mnist.npz", **few)
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    """Return path to hash of all that the stages made in the folder, but times."""
+    files = [path for output in OUTPUTS for path in (folder / output).rglob("*") if path.is_file()]
+    hashes = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path: value for path, value in hashes.items() if "timings" not in path}
+
+
+def run(folder: Path, stage: str, processor: str | None) -> str:
+    """Run a stage in the folder, on this processor or on one that QEMU plays; return what it failed with, if so."""
+    emulator = [] if processor is None else [EMULATOR, "-cpu", processor]
+    command = [*emulator, sys.executable, "-m", *f"stages.{stage}".split()]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return (done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1] if done.returncode else ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processors", nargs="*", default=PROCESSORS, metavar="NAME", help="as of -cpu help")
+    parser.add_argument(
+        "--stages", nargs="+", default=[], metavar="TEXT", help="only those whose name has one of these"
+    )
+    options = parser.parse_args()
+    stages = [stage for stage in STAGES if any(map(stage.__contains__, options.stages or [""]))]
+    if shutil.which(EMULATOR) is None:
+        raise SystemExit(f"{EMULATOR} isn't installed")
+    status = 0
+    with tempfile.TemporaryDirectory() as base:
+        here = Path(base, "here")
+        prepare(here)
+        for number, stage in enumerate(STAGES):
+            chapter = stage.split("_")[0]
+            if not any(other in stages and other.startswith(chapter) for other in STAGES[number:]):
+                continue  # none of those asked for needs it
+            folders = [Path(base, processor) for processor in options.processors if stage in stages]
+            for folder in folders:  # with what the stage reads: no stage changes a file, but MLflow its own
+                shutil.copytree(
+                    here, folder, copy_function=os.link, ignore=shutil.ignore_patterns("mlflow*", "mlartifacts", ".*")
+                )
+            if error := run(here, stage, None):
+                raise SystemExit(f"{stage} on this processor: {error}")
+            made = outputs(here)
+            for processor, folder in zip(options.processors, folders, strict=False):
+                started = time.perf_counter()
+                error = run(folder, stage, processor)
+                found = outputs(folder)
+                result = [error] if error else sorted(path for path in made if found.get(path) != made[path])
+                status = status or bool(result)
+                seconds = time.perf_counter() - started
+                print(f"{stage:34}{processor:28}{seconds:6.0f} s", *result or ["same"], flush=True)
+                shutil.rmtree(folder)
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
