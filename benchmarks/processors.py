@@ -17,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-EMULATOR = "qemu-x86_64-static"
 PROCESSORS = ["Haswell-noTSX", "Skylake-Client-noTSX-IBRS", "EPYC-Rome"]
 SMALL = {
     "ch04": {"runs": 2, "cv_splits": 2, "cv_repeats": 1, "tuned": {"members": 1, "epochs": 10, "process_steps": 3}},
@@ -80,9 +80,8 @@ def outputs(folder: Path) -> dict[str, str]:
     return {path: value for path, value in hashes.items() if "timings" not in path}
 
 
-def run(folder: Path, stage: str, processor: str | None) -> str:
+def run(folder: Path, stage: str, emulator: Sequence[str] = ()) -> str:
     """Run a stage in the folder, on this processor or on one that QEMU plays; return what it failed with, if so."""
-    emulator = [] if processor is None else [EMULATOR, "-cpu", processor]
     command = [*emulator, sys.executable, "-m", *f"stages.{stage}".split()]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -91,14 +90,15 @@ def run(folder: Path, stage: str, processor: str | None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--emulator", default="qemu-x86_64", help="its program")
     parser.add_argument("--processors", nargs="*", default=PROCESSORS, metavar="NAME", help="as of -cpu help")
     parser.add_argument(
         "--stages", nargs="+", default=[], metavar="TEXT", help="only those whose name has one of these"
     )
     options = parser.parse_args()
     stages = [stage for stage in STAGES if any(map(stage.__contains__, options.stages or [""]))]
-    if shutil.which(EMULATOR) is None:
-        raise SystemExit(f"{EMULATOR} isn't installed")
+    if shutil.which(options.emulator) is None:
+        raise SystemExit(f"{options.emulator} isn't installed")
     status = 0
     with tempfile.TemporaryDirectory() as base:
         here = Path(base, "here")
@@ -112,12 +112,12 @@ def main() -> int:
                 shutil.copytree(
                     here, folder, copy_function=os.link, ignore=shutil.ignore_patterns("mlflow*", "mlartifacts", ".*")
                 )
-            if error := run(here, stage, None):
+            if error := run(here, stage):
                 raise SystemExit(f"{stage} on this processor: {error}")
             made = outputs(here)
             for processor, folder in zip(options.processors, folders, strict=False):
                 started = time.perf_counter()
-                error = run(folder, stage, processor)
+                error = run(folder, stage, [options.emulator, "-cpu", processor])
                 found = outputs(folder)
                 result = [error] if error else sorted(path for path in made if found.get(path) != made[path])
                 status = status or bool(result)
