@@ -71,11 +71,12 @@ def test_tables_have_every_number_of_a_chapter(chapter, monkeypatch):
     found = {}
     for table in report.tables(report.read_metrics(chapter)):
         for place, text in table.stack(list(range(table.columns.nlevels)), future_stack=True).items():
-            if not pd.isna(text):
+            if not pd.isna(text) and text != "–":
                 found[frozenset(place)] = text
     single, file = ROOT / f"metrics/{chapter}.json", ROOT / f"metrics/book/{chapter}.json"
     own = {path.stem: read_json(path) for path in (ROOT / f"metrics/{chapter}").glob("*.json")}
-    own, book = ({(): read_json(single)}, {(): read_json(file)}) if single.exists() else (own, read_json(file))
+    of_book = read_json(file) if file.exists() else {}  # of chapter 9 there may be none
+    own, book = ({(): read_json(single)}, {(): of_book}) if single.exists() else (own, of_book)
     expected = {}
     for source, variants in {"here": own, "book": book}.items():
         for variant, values in variants.items():
