@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
 
+SHORTEST_CYCLE = 6  # epochs, of which a fifth rises: with 5 or fewer PyTorch's schedule has no step in which to do so
+
 
 class Recipe(Strict):
     """One way through chapter 4."""
@@ -34,6 +36,8 @@ class Recipe(Strict):
             raise ValueError(
                 f"frequencies {self.frequencies} and embedding_size {self.embedding_size} must both be 0, or neither"
             )
+        if self.schedule == "one_cycle" and self.epochs < SHORTEST_CYCLE:
+            raise ValueError(f"epochs {self.epochs} must be at least {SHORTEST_CYCLE} with the schedule one_cycle")
         if self.process_share and self.target != "log":
             raise ValueError(
                 f"process_share {self.process_share} needs the target log, not {self.target}: "

@@ -58,6 +58,7 @@ def test_the_real_parameters_are_accepted(workspace, capsys):
         {"seed": 2**31 - 1, "ch04.num_threads": 256, "device": "auto"},
         {"ch04.tuned.frequencies": 0, "ch04.tuned.embedding_size": 0},
         {"ch04.cv_splits": 506},
+        {"ch04.tuned.epochs": 6, "ch04.book.epochs": 1},
         {"ch06.compared_noise_levels": [0]},
         {"ch06.tuned.length": 100, "ch06.tuned.window": 99, "ch06.tuned.steps_ahead": 1, "ch06.tuned.loss_steps": 99},
         {"ch07.tuned.validation_images": 59_900, "ch07.tuned.batch_size": 100},  # one batch is left
@@ -143,6 +144,11 @@ def test_refused(name, value, message):
             "ch04",
             {"frequencies": 8, "embedding_size": 0},
             "frequencies 8 and embedding_size 0 must both be 0, or neither",
+        ),
+        (
+            "ch04",
+            {"schedule": "one_cycle", "epochs": 5},
+            "epochs 5 must be at least 6 with the schedule one_cycle",
         ),
         (
             "ch06",
