@@ -11,7 +11,6 @@ comes from this processor. Exit status 1 if a file differs.
 """
 
 import argparse
-import hashlib
 import os
 import shutil
 import subprocess
@@ -23,6 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+
+from stages.common.arrays import save_arrays
+from stages.common.files import file_hash
+from stages.common.params import PARAMS_FILE, read_yaml
 
 PROCESSORS = ["Haswell-noTSX", "EPYC-Rome"]
 SMALL = {
@@ -65,21 +68,22 @@ def changed(values: dict, changes: dict) -> dict:
 def prepare(folder: Path) -> None:
     """Put the stages, small parameters and data into the folder."""
     shutil.copytree("stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    parameters = changed(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), SMALL)
-    (folder / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
+    parameters = changed(read_yaml(PARAMS_FILE), SMALL)
+    (folder / PARAMS_FILE).write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
     shutil.copy("dvc.yaml", folder)
     shutil.copytree("data/raw", folder / "data/raw")
     with np.load("data/prepared/ch07/mnist.npz") as arrays:
         few = {name: array[: 64 if "val" in name else IMAGES] for name, array in arrays.items()}
     (folder / "data/prepared/ch07").mkdir(parents=True)
-    np.savez(folder / "data/prepared/ch07/mnist.npz", **few)
+    save_arrays(folder / "data/prepared/ch07/mnist.npz", **few)
 
 
 def outputs(folder: Path) -> dict[str, str]:
     """Return path to hash of all that the stages made in the folder, but times."""
     files = [path for output in OUTPUTS for path in (folder / output).rglob("*") if path.is_file()]
-    hashes = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return {path: value for path, value in hashes.items() if "timings" not in path}
+    return {
+        path.relative_to(folder).as_posix(): file_hash(path, "sha256") for path in files if "timings" not in path.parts
+    }
 
 
 def run(folder: Path, stage: str, emulator: Sequence[str] = ()) -> str:
@@ -109,15 +113,15 @@ def main() -> int:
             chapter = stage.split("_")[0]
             if not any(other in stages and other.startswith(chapter) for other in STAGES[number:]):
                 continue  # none of those asked for needs it
-            folders = [Path(base, processor) for processor in options.processors if stage in stages]
-            for folder in folders:  # with what the stage reads: no stage changes a file, but MLflow its own
+            folders = {processor: Path(base, processor) for processor in options.processors if stage in stages}
+            for folder in folders.values():  # with what the stage reads: no stage changes a file, but MLflow its own
                 shutil.copytree(
                     here, folder, copy_function=os.link, ignore=shutil.ignore_patterns("mlflow*", "mlartifacts", ".*")
                 )
             if error := run(here, stage):
                 raise SystemExit(f"{stage} on this processor: {error}")
             made = outputs(here)
-            for processor, folder in zip(options.processors, folders, strict=False):
+            for processor, folder in folders.items():
                 started = time.perf_counter()
                 error = run(folder, stage, [options.emulator, "-cpu", processor])
                 found = outputs(folder)

@@ -1,5 +1,8 @@
 """Products by oneDNN are those of PyTorch, forwards and backwards."""
 
+import os
+import platform
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -74,9 +77,6 @@ def test_other_precisions_are_left_to_pytorch(by_onednn):
 
 
 def test_it_is_used_wherever_mkl_is_slow():
-    import os
-    import platform
-
     slow = os.environ.get("MKL_CBWR") == "COMPATIBLE"
     assert slow == products.BY_ONEDNN or not torch.backends.mkldnn.is_available()
     assert slow or platform.machine().lower() not in ("x86_64", "amd64") or os.environ.get("MKL_CBWR")
