@@ -4,6 +4,7 @@
 
 The test rows take no part. Every repeat cuts the training rows anew into folds; networks and Gaussian process are
 trained once a fold, as the stage trains them, and mixed with each share. The shares are compared on the same folds.
+With `--without-groups` no rows share an effect, as with `process_groups: []`.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.metrics import r2_score
 
-from stages.ch04_housing.model import HousingModel
+from stages.ch04_housing.model import SHAPE, model_shape
 from stages.ch04_housing.preprocess import held_out_folds
 from stages.ch04_housing.train import HOUSING, fold_splits, train, train_in_parts
 from stages.common.devices import set_up_torch
@@ -22,18 +23,16 @@ from stages.common.params import PARAMS_FILE, read_yaml
 SHARES = [0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
-def scores_by_share(repeats: int, splits: int, seed: int, processes: int) -> np.ndarray:
+def scores_by_share(repeats: int, splits: int, seed: int, processes: int, without_groups: bool) -> np.ndarray:
     """Return R² on the held-out rows of every fold, (repeats, splits, shares)."""
     recipe = read_yaml(PARAMS_FILE)["ch04"]["tuned"]
-    del recipe["features"]  # the table is transformed already
+    if without_groups:
+        recipe["process_groups"] = []
     with np.load(HOUSING) as housing:
-        rows = np.sort(housing["train_rows"])
+        names, rows = housing["names"], np.sort(housing["train_rows"])
         features, prices = torch.from_numpy(housing["features"][rows]), torch.from_numpy(housing["prices"][rows])
-    shape, options = (
-        {name: recipe[name] for name in signature(function).parameters if name in recipe}
-        for function in (HousingModel, train)
-    )
-    shape["rows"] = len(rows)
+    shape = model_shape({name: recipe[name] for name in SHAPE}, names, len(rows))
+    options = {name: recipe[name] for name in signature(train).parameters if name in recipe}
     folds = fold_splits(held_out_folds(len(rows), splits, repeats, seed))
     groups = {"folds": [learnt for learnt, _ in folds]}
     model, _ = train_in_parts(features, prices, groups, seed, processes, shape, options)["folds"]
@@ -51,6 +50,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--without-groups", action="store_true")
     arguments = parser.parse_args()
     set_up_torch(arguments.seed, num_threads=1)
     scores = scores_by_share(**vars(arguments)).mean(axis=1)  # (repeats, shares)

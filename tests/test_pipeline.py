@@ -577,6 +577,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "hidden_sizes": ([31], "train evaluate"),
         "activation": ("silu", "train evaluate"),
         "process_share": (0.0, "train evaluate"),
+        "process_groups": (["ZN"], "train evaluate"),
         "process_steps": (12, "train"),
         "process_learning_rate": (0.123, "train"),
         "optimizer": ("sgd", "train"),

@@ -20,7 +20,7 @@ from stages.ch01_tensors.expressions import (
 from stages.ch01_tensors.products import PRODUCTS, draw_matrices
 from stages.common.arrays import save_arrays
 from stages.common.devices import find_device, set_up_torch
-from stages.common.files import placed, write_json
+from stages.common.files import write_json
 from stages.common.params import declared_parameters
 
 ARRAYS = "data/evaluated/ch01/arrays.npz"
@@ -65,8 +65,7 @@ def main() -> None:
     device = find_device(parameters.device)
     operations, statements = run_operations(seed, device), check_statements(seed, device)
     errors = rounding_errors(recipe.sizes, recipe.matrices, recipe.rounding_rows, seed)
-    with placed(ARRAYS) as path:
-        save_arrays(path, sizes=np.array(recipe.sizes), **errors, **example_tensors())
+    save_arrays(ARRAYS, sizes=np.array(recipe.sizes), **errors, **example_tensors())
     metrics = {
         "operations": len(operations),
         "operations_agreeing": sum(row["agrees"] for row in operations),

@@ -6,7 +6,6 @@ In: parameters only. Out: data/raw/ch02/line.npz with `inputs` and `targets`, ea
 import numpy as np
 
 from stages.common.arrays import save_arrays
-from stages.common.files import placed
 from stages.common.params import declared_parameters
 
 LINE = "data/raw/ch02/line.npz"
@@ -21,8 +20,7 @@ def line(points: int, slope: float) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     recipe = declared_parameters("ch02_generate").ch02.active
     inputs, targets = line(**recipe.select("points", "slope"))
-    with placed(LINE) as path:
-        save_arrays(path, inputs=inputs, targets=targets)
+    save_arrays(LINE, inputs=inputs, targets=targets)
 
 
 if __name__ == "__main__":

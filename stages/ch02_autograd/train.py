@@ -107,8 +107,7 @@ def main() -> None:
         "autograd": descend_autograd(inputs, targets, start, rate, recipe.autograd_iterations),
         "func": descend_func(inputs, targets, start, rate, recipe.autograd_iterations),
     }
-    with placed(DESCENT) as path:
-        save_arrays(path, **{f"{way}_{name}": values for way, run in ways.items() for name, values in run.items()})
+    save_arrays(DESCENT, **{f"{way}_{name}": values for way, run in ways.items() for name, values in run.items()})
     with placed(MODEL) as path:
         save_file({way: run["weight"][-1:] for way, run in ways.items()}, path)
     history = {name: values.tolist() for name, values in ways["autograd"].items()}

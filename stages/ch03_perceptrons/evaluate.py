@@ -26,7 +26,7 @@ from stages.ch03_perceptrons.model import (
 from stages.ch03_perceptrons.train import MODEL, TRAINING, Tensors, xor_logits
 from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
-from stages.common.files import placed, read_history, rounded, write_json
+from stages.common.files import read_history, rounded, write_json
 from stages.common.params import declared_parameters
 
 FIGURES = "data/evaluated/ch03/figures.npz"
@@ -157,15 +157,14 @@ def main() -> None:
     )
     write_json("metrics/facts/ch03.json", {"facts": facts})
     best = int(accuracies["xor_two"].argmax())
-    with placed(FIGURES) as path:
-        save_arrays(
-            path,
-            **{f"activation_{name}": values for name, values in activation_curves.items()},
-            **surface,
-            **{f"{name}_difference": values for name, values in differences.items()},
-            xor_one=xor_region(xor["xor_one"], int(accuracies["xor_one"].argmax())),
-            xor_two=xor_region(xor["xor_two"], best),
-        )
+    save_arrays(
+        FIGURES,
+        **{f"activation_{name}": values for name, values in activation_curves.items()},
+        **surface,
+        **{f"{name}_difference": values for name, values in differences.items()},
+        xor_one=xor_region(xor["xor_one"], int(accuracies["xor_one"].argmax())),
+        xor_two=xor_region(xor["xor_two"], best),
+    )
 
 
 if __name__ == "__main__":

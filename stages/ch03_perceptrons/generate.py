@@ -13,7 +13,6 @@ In: parameters only. Out: data/raw/ch03/patterns.npz, float32, with `<name>_inpu
 import numpy as np
 
 from stages.common.arrays import save_arrays
-from stages.common.files import placed
 from stages.common.params import declared_parameters
 
 PATTERNS = "data/raw/ch03/patterns.npz"
@@ -51,8 +50,7 @@ def draw_patterns(seed: int, noise: float) -> dict[str, np.ndarray]:
 def main() -> None:
     parameters = declared_parameters("ch03_generate")
     arrays = draw_patterns(parameters.seed, parameters.ch03.active.target_noise)
-    with placed(PATTERNS) as path:
-        save_arrays(path, **arrays)
+    save_arrays(PATTERNS, **arrays)
 
 
 if __name__ == "__main__":

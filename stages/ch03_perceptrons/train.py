@@ -216,8 +216,7 @@ def main() -> None:
         history[name] = losses
         weights |= {f"{name}.{key}": value for key, value in trained.items()}
 
-    with placed(TRAINING) as path:
-        save_arrays(path, **ways)
+    save_arrays(TRAINING, **ways)
     with placed(MODEL) as path:
         save_file({name: value.contiguous() for name, value in weights.items()}, path)
     write_history("metrics/history/ch03.csv", history)

@@ -19,11 +19,11 @@ from sklearn.base import RegressorMixin, clone
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from stages.ch04_housing.model import HousingModel
+from stages.ch04_housing.model import SHAPE, HousingModel, model_shape
 from stages.ch04_housing.train import HOUSING, MODELS, fold_splits
 from stages.common.arrays import save_arrays
 from stages.common.devices import in_processes, set_up_torch
-from stages.common.files import placed, rounded, write_json
+from stages.common.files import rounded, write_json
 from stages.common.params import declared_parameters
 
 PREDICTIONS = "data/evaluated/ch04/predictions.npz"
@@ -67,19 +67,9 @@ def main() -> None:
     chapter, seed = parameters.ch04, parameters.seed
     set_up_torch(seed, num_threads=1)
     with np.load(HOUSING) as housing:
-        features, prices, folds = housing["features"], housing["prices"], housing["folds"]
-        train_rows, test_rows = housing["train_rows"], housing["test_rows"]
-    shape = chapter.active.select(
-        "target",
-        "members",
-        "frequencies",
-        "frequency_scale",
-        "embedding_size",
-        "hidden_sizes",
-        "activation",
-        "process_share",
-    )
-    shape["rows"] = len(prices)
+        names, features, prices = housing["names"], housing["features"], housing["prices"]
+        folds, train_rows, test_rows = housing["folds"], housing["train_rows"], housing["test_rows"]
+    shape = model_shape(chapter.active.select(*SHAPE), names, len(prices))
     predictions = predict("runs", chapter.runs, features, shape)
     test = prices[test_rows]
     r2 = [r2_score(test, run[test_rows]) for run in predictions]
@@ -104,14 +94,13 @@ def main() -> None:
         metrics[f"peer_{name}_r2"] = r2_score(test, found[-1][test_rows])
     metrics = rounded(metrics)
     write_json("metrics/ch04.json", metrics)
-    with placed(PREDICTIONS) as path:
-        save_arrays(
-            path,
-            train=prices[train_rows],
-            train_predictions=predictions[0][train_rows],
-            test=test,
-            test_predictions=predictions[0][test_rows],
-        )
+    save_arrays(
+        PREDICTIONS,
+        train=prices[train_rows],
+        train_predictions=predictions[0][train_rows],
+        test=test,
+        test_predictions=predictions[0][test_rows],
+    )
 
     model_file = MODELS / "runs.safetensors"
     tracking.record_results(

@@ -11,6 +11,7 @@ Letters of the shapes: R runs, N rows that may be learnt from, Q rows asked abou
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -18,7 +19,8 @@ from torch import nn
 from stages.common.optimizers import Adam
 from stages.common.roots import square_root
 
-START_LENGTH, START_NOISE = 3.0, 0.1  # in deviations of a feature; a variance
+START_LENGTH = 3.0  # in deviations of a feature
+START_NOISE = START_GROUPS = 0.1  # variances
 CHOLESKY_JITTER = 1e-6
 
 
@@ -27,20 +29,25 @@ class GaussianProcess(nn.Module):
 
     The kernel is Matérn's with ν = 3/2, s·(1 + √3·d)·exp(−√3·d) with d² = Σ_f (x_f − x'_f)²/l_f² (Rasmussen and
     Williams, equation 4.17): its functions bend more sharply than those of the squared exponential. Each feature has a
-    length scale of its own (section 5.1).
+    length scale of its own (section 5.1). With `grouped`, some of the features, rows that have the same values of these
+    also share an effect of variance g, whatever the values: a random effect of their group, as in mixed models.
     """
 
-    def __init__(self, runs: int, rows: int, features: int):
+    def __init__(self, runs: int, rows: int, features: int, grouped: Sequence[int] = ()):
         super().__init__()
+        self.grouped = tuple(grouped)
         logs = [0.0, math.log(START_NOISE)] + [math.log(START_LENGTH)] * features
-        # Logarithms of s, the noise's variance, and all l_f.
-        self.register_buffer("log_scales", torch.tensor(logs, dtype=torch.float64).repeat(runs, 1))  # (R, 2 + F)
+        if self.grouped:
+            logs.append(math.log(START_GROUPS))
+        # Logarithms of s, the noise's variance, all l_f, and of g if there are groups: (R, 2 + F) or (R, 3 + F).
+        self.register_buffer("log_scales", torch.tensor(logs, dtype=torch.float64).repeat(runs, 1))
         self.register_buffer("rows", torch.zeros(runs, rows, features, dtype=torch.float64))
         self.register_buffer("weights", torch.zeros(runs, rows, dtype=torch.float64))  # zero: not learnt from
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the posterior mean at inputs (R, Q, F), equation 2.25: (R, Q), in double precision."""
-        kernels = [kernel(*run) for run in zip(inputs.double(), self.rows, self.log_scales, strict=True)]  # (Q, N) each
+        runs = zip(inputs.double(), self.rows, self.log_scales, strict=True)
+        kernels = [kernel(*run, self.grouped) for run in runs]  # (Q, N) each
         return torch.stack([part @ weights for part, weights in zip(kernels, self.weights, strict=True)])
 
     def fit(self, inputs: torch.Tensor, targets: torch.Tensor, learnt: torch.Tensor, steps: int, rate: float) -> None:
@@ -59,64 +66,88 @@ class GaussianProcess(nn.Module):
                 continue
             rows, values = inputs[run, chosen], targets[run, chosen]
             # Single precision is enough to find the scales, in half the time; the weights get all digits.
-            self.log_scales[run] = likeliest_scales(rows, values, self.log_scales[run].to(rows.dtype), steps, rate)
+            start = self.log_scales[run].to(rows.dtype)
+            self.log_scales[run] = likeliest_scales(rows, values, start, steps, rate, self.grouped)
             rows, values = rows.double(), values.double()
             self.rows[run, chosen] = rows
-            factor = torch.linalg.cholesky(covariance(rows, self.log_scales[run]))
+            factor = torch.linalg.cholesky(covariance(rows, self.log_scales[run], self.grouped))
             self.weights[run, chosen] = torch.cholesky_solve(values.unsqueeze(1), factor).squeeze(1)
 
 
-def kernel(left: torch.Tensor, right: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
+def kernel(
+    left: torch.Tensor, right: torch.Tensor, log_scales: torch.Tensor, grouped: Sequence[int] = ()
+) -> torch.Tensor:
     """Return the kernel between each of left (Q, F) and each of right (N, F): (Q, N)."""
     distances = scaled_distances(left, right, log_scales)
-    return log_scales[0].exp() * (1 + distances) * (-distances).exp()
+    smooth = log_scales[0].exp() * (1 + distances) * (-distances).exp()
+    return smooth + log_scales[-1].exp() * same_group(left, right, grouped) if grouped else smooth
+
+
+def same_group(left: torch.Tensor, right: torch.Tensor, grouped: Sequence[int]) -> torch.Tensor:
+    """Return (Q, N): true where a row of left (Q, F) and one of right (N, F) have the same values of `grouped`."""
+    same = torch.ones(len(left), len(right), dtype=torch.bool)
+    for feature in grouped:
+        same &= left[:, feature, None] == right[:, feature]
+    return same
 
 
 def scaled_distances(left: torch.Tensor, right: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
     """Return √3·d between each of left (Q, F) and each of right (N, F), (Q, N), by one matrix product."""
-    left, right = (rows * math.sqrt(3) / log_scales[2:].exp() for rows in (left, right))
+    lengths = log_scales[2 : 2 + left.shape[1]].exp()
+    left, right = (rows * math.sqrt(3) / lengths for rows in (left, right))
     squares = left.square().sum(1, keepdim=True) + right.square().sum(1) - 2 * left @ right.T
     return square_root(squares.clamp_min(0))  # rounding leaves some squares of equal rows below zero
 
 
-def covariance(rows: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
+def covariance(rows: torch.Tensor, log_scales: torch.Tensor, grouped: Sequence[int] = ()) -> torch.Tensor:
     """Return the covariance (N, N) of noisy observations at rows (N, F), equation 2.20."""
     noise = log_scales[1].exp() + CHOLESKY_JITTER
-    return kernel(rows, rows, log_scales) + noise * torch.eye(len(rows), dtype=rows.dtype)
+    return kernel(rows, rows, log_scales, grouped) + noise * torch.eye(len(rows), dtype=rows.dtype)
 
 
-def log_likelihood(rows: torch.Tensor, targets: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
+def log_likelihood(
+    rows: torch.Tensor, targets: torch.Tensor, log_scales: torch.Tensor, grouped: Sequence[int] = ()
+) -> torch.Tensor:
     """Return the log marginal likelihood of targets (N,) at rows (N, F), equation 2.30."""
-    factor = torch.linalg.cholesky(covariance(rows, log_scales))
+    factor = torch.linalg.cholesky(covariance(rows, log_scales, grouped))
     fit = targets @ torch.cholesky_solve(targets.unsqueeze(1), factor).squeeze(1)
     return -fit / 2 - factor.diagonal().log().sum() - len(targets) / 2 * math.log(2 * math.pi)
 
 
 def likeliest_scales(
-    rows: torch.Tensor, targets: torch.Tensor, start: torch.Tensor, steps: int, rate: float
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    start: torch.Tensor,
+    steps: int,
+    rate: float,
+    grouped: Sequence[int] = (),
 ) -> torch.Tensor:
     """Return the logarithms of the scales after `steps` of Adam towards the highest marginal likelihood."""
     log_scales = start.clone()
     stepper = Adam([log_scales], lr=rate)
     for _ in range(steps):
-        log_scales.grad = -likelihood_gradient(rows, targets, log_scales)
+        log_scales.grad = -likelihood_gradient(rows, targets, log_scales, grouped)
         stepper.step()
     return log_scales
 
 
-def likelihood_gradient(rows: torch.Tensor, targets: torch.Tensor, log_scales: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of `log_likelihood` by log_scales, (2 + F,), quicker than autograd.
+def likelihood_gradient(
+    rows: torch.Tensor, targets: torch.Tensor, log_scales: torch.Tensor, grouped: Sequence[int] = ()
+) -> torch.Tensor:
+    """Return the gradient of `log_likelihood` by log_scales, of the same shape, quicker than autograd.
 
-    By the covariance K it is G = ½(K⁻¹yyᵀK⁻¹ − K⁻¹), equation 5.9. By log s, K's derivative is the kernel; by log l_f
-    it is 3s·exp(−√3·d)·(x_f − x'_f)²/l_f², and with W = G∘3s·exp(−√3·d)
+    By the covariance K it is G = ½(K⁻¹yyᵀK⁻¹ − K⁻¹), equation 5.9. By log s and log g, K's derivatives are Matérn's
+    kernel and the groups' part; by log l_f it is 3s·exp(−√3·d)·(x_f − x'_f)²/l_f², and with W = G∘3s·exp(−√3·d)
 
         Σ_ij W_ij (x_i − x_j)² = 2 (Σ_i x_i² Σ_j W_ij − Σ_i x_i (W x)_i).
     """
     variance, noise = log_scales[:2].exp()
+    lengths = log_scales[2 : 2 + rows.shape[1]].exp()
     distances = scaled_distances(rows, rows, log_scales)
     decay = variance * (-distances).exp()
     signal = (1 + distances) * decay
-    matrix = signal.clone()
+    group_effect = log_scales[-1].exp() * same_group(rows, rows, grouped) if grouped else torch.zeros_like(signal)
+    matrix = signal + group_effect
     matrix.diagonal().add_(noise + CHOLESKY_JITTER)
     # In double precision: in single, MKL's factor differs between the processors of two makers.
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix.double())).to(rows.dtype)
@@ -125,4 +156,5 @@ def likelihood_gradient(rows: torch.Tensor, targets: torch.Tensor, log_scales: t
     variances = torch.stack([(by_matrix * signal).sum(), noise * by_matrix.trace()])
     weights = 3 * by_matrix * decay
     by_squares = 2 * (weights.sum(1) @ rows.square() - (rows * (weights @ rows)).sum(0))  # (F,)
-    return torch.cat([variances, by_squares * (-2 * log_scales[2:]).exp()])
+    by_groups = (by_matrix * group_effect).sum().unsqueeze(0)
+    return torch.cat([variances, by_squares / lengths.square(), by_groups])[: len(log_scales)]

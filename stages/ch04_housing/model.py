@@ -8,7 +8,7 @@ multiplied several times as fast as many rows of a few values.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -16,6 +16,24 @@ from torch import nn
 from stages.ch04_housing.gaussian_process import GaussianProcess
 
 ACTIVATIONS = {"relu": nn.functional.relu, "silu": nn.functional.silu}
+SHAPE = (  # the parameters of a recipe that a model is made with
+    "target",
+    "members",
+    "frequencies",
+    "frequency_scale",
+    "embedding_size",
+    "hidden_sizes",
+    "activation",
+    "process_share",
+    "process_groups",
+)
+
+
+def model_shape(parameters: Mapping, names: Sequence[str], rows: int) -> dict:
+    """Return what HousingModel takes, from the parameters that SHAPE names; `names` are those of the features."""
+    numbers = {str(name): number for number, name in enumerate(names)}
+    groups = [numbers[name] for name in parameters["process_groups"]]
+    return {**parameters, "process_groups": groups, "rows": rows}
 
 
 class BatchedLinear(nn.Module):
@@ -72,6 +90,7 @@ class HousingModel(nn.Module):
         hidden_sizes: of the layers behind it.
         activation: "relu" or "silu".
         process_share: weight of the Gaussian process in a run's price; 0 for none.
+        process_groups: numbers of the features that are the same for all rows of a group; none for no groups.
         rows: how many rows there are that a run may learn from; the process keeps them.
     """
 
@@ -87,6 +106,7 @@ class HousingModel(nn.Module):
         hidden_sizes: Sequence[int],
         activation: str,
         process_share: float,
+        process_groups: Sequence[int],
         rows: int,
     ):
         super().__init__()
@@ -100,6 +120,7 @@ class HousingModel(nn.Module):
             "hidden_sizes": hidden_sizes,
             "activation": activation,
             "process_share": process_share,
+            "process_groups": process_groups,
             "rows": rows,
         }
         self.runs, self.members, self.target = len(seeds), members, target
@@ -115,7 +136,7 @@ class HousingModel(nn.Module):
             BatchedLinear(members, inputs, outputs, generators)
             for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True)
         )
-        self.process = GaussianProcess(self.runs, rows, features) if process_share else None
+        self.process = GaussianProcess(self.runs, rows, features, process_groups) if process_share else None
         self.register_buffer("feature_mean", torch.zeros(self.runs, 1, features))
         self.register_buffer("feature_deviation", torch.ones(self.runs, 1, features))
         self.register_buffer("target_mean", torch.zeros(self.runs, 1))

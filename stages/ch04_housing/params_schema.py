@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
 
+Column = Literal["CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT"]
 SHORTEST_CYCLE = 6  # epochs, of which a fifth rises: with 5 or fewer PyTorch's schedule has no step in which to do so
 
 
@@ -22,6 +23,7 @@ class Recipe(Strict):
     hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
     activation: Literal["relu", "silu"]
     process_share: Annotated[float, Field(ge=0, le=1)]
+    process_groups: list[Column]
     process_steps: Annotated[int, Field(ge=0)]
     process_learning_rate: NonNegativeFloat
     optimizer: Literal["adamw", "sgd"]

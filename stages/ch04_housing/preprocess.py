@@ -11,7 +11,6 @@ import pandas as pd
 from sklearn.model_selection import KFold, train_test_split
 
 from stages.common.arrays import save_arrays
-from stages.common.files import placed
 from stages.common.params import declared_parameters
 
 TABLE = "data/raw/ch04/boston_house_prices.csv"
@@ -53,16 +52,15 @@ def main() -> None:
     train_rows, test_rows = train_test_split(
         np.arange(len(table)), test_size=TEST_SHARE, random_state=BOOK_RANDOM_STATE
     )
-    with placed(HOUSING) as path:
-        save_arrays(
-            path,
-            names=np.array(features.columns, dtype=np.str_),
-            features=features.to_numpy(),
-            prices=table[TARGET].to_numpy(),
-            train_rows=train_rows,
-            test_rows=test_rows,
-            folds=held_out_folds(len(table), chapter.cv_splits, chapter.cv_repeats, parameters.seed),
-        )
+    save_arrays(
+        HOUSING,
+        names=np.array(features.columns, dtype=np.str_),
+        features=features.to_numpy(),
+        prices=table[TARGET].to_numpy(),
+        train_rows=train_rows,
+        test_rows=test_rows,
+        folds=held_out_folds(len(table), chapter.cv_splits, chapter.cv_repeats, parameters.seed),
+    )
 
 
 if __name__ == "__main__":

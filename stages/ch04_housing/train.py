@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from stages.ch04_housing.model import HousingModel
+from stages.ch04_housing.model import SHAPE, HousingModel, model_shape
 from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.optimizers import SGD, Adam
@@ -190,17 +190,8 @@ def main() -> None:
     with np.load(HOUSING) as housing:
         features, prices = torch.from_numpy(housing["features"]), torch.from_numpy(housing["prices"])
         book_rows, fold_rows = housing["train_rows"], [rows for rows, _ in fold_splits(housing["folds"])]
-    shape = recipe.select(
-        "target",
-        "members",
-        "frequencies",
-        "frequency_scale",
-        "embedding_size",
-        "hidden_sizes",
-        "activation",
-        "process_share",
-    )
-    shape["rows"] = len(prices)
+        names = housing["names"]
+    shape = model_shape(recipe.select(*SHAPE), names, len(prices))
     options = recipe.select(
         "scaled_on",
         "optimizer",
@@ -225,7 +216,7 @@ def main() -> None:
         "ch04_train",
         None,
         MODELS / "runs.safetensors",
-        parameters={**fixed, **shape, **options},
+        parameters={**fixed, **shape, **recipe.select(*SHAPE), **options},
         history=history,
         datasets={"ch04_housing": Path(HOUSING)},
         started=started,

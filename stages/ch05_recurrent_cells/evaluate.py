@@ -14,7 +14,7 @@ from stages.ch05_recurrent_cells.tasks import MODES, Batch, draw_recall, loss_of
 from stages.ch05_recurrent_cells.train import model_path
 from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
-from stages.common.files import placed, rounded, write_json
+from stages.common.files import rounded, write_json
 from stages.common.params import declared_parameters
 
 GRADIENTS = "data/evaluated/ch05/gradients.npz"
@@ -108,8 +108,7 @@ def main() -> None:
             },
         )
     write_json("metrics/facts/ch05.json", {"facts": facts})
-    with placed(GRADIENTS) as path:
-        save_arrays(path, **norms)
+    save_arrays(GRADIENTS, **norms)
 
 
 if __name__ == "__main__":

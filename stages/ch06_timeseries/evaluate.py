@@ -22,7 +22,7 @@ from stages.ch06_timeseries.preprocess import WINDOWS, book_window_count
 from stages.ch06_timeseries.train import model_path
 from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
-from stages.common.files import placed, rounded, write_json
+from stages.common.files import rounded, write_json
 from stages.common.params import declared_parameters
 
 
@@ -77,8 +77,7 @@ def main() -> None:
     book_windows = book_window_count(recipe.length, recipe.window)
     metrics = measure(inputs, targets, predictions, parameters.noise_level, book_windows)
     write_json(f"metrics/ch06/{cell}.json", metrics)
-    with placed(f"data/evaluated/ch06/{cell}.npz") as path:
-        save_arrays(path, targets=targets, predictions=predictions)
+    save_arrays(f"data/evaluated/ch06/{cell}.npz", targets=targets, predictions=predictions)
 
     tracking.record_results(
         "ch06_evaluate",

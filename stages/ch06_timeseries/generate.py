@@ -6,7 +6,6 @@ In: parameters only. Out: data/raw/ch06/series.npz with `time`, `train` and `tes
 import numpy as np
 
 from stages.common.arrays import save_arrays
-from stages.common.files import placed
 from stages.common.params import declared_parameters
 
 SERIES = "data/raw/ch06/series.npz"
@@ -30,8 +29,7 @@ def main() -> None:
     parameters = declared_parameters("ch06_generate")
     recipe = parameters.ch06.active
     time, train, test = noisy_sine(recipe.length, recipe.duration, parameters.noise_level, parameters.seed)
-    with placed(SERIES) as path:
-        save_arrays(path, time=time, train=train, test=test)
+    save_arrays(SERIES, time=time, train=train, test=test)
 
 
 if __name__ == "__main__":

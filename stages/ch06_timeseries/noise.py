@@ -14,7 +14,6 @@ from stages.ch06_timeseries.preprocess import sliding_windows, training_windows
 from stages.ch06_timeseries.train import train
 from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
-from stages.common.files import placed
 from stages.common.params import declared_parameters
 
 COMPARISON = "data/evaluated/ch06/noise.npz"
@@ -52,8 +51,7 @@ def main() -> None:
         for level in levels
     ]
     _, targets, predictions = map(np.stack, zip(*forecasts, strict=True))
-    with placed(COMPARISON) as path:
-        save_arrays(path, noise_levels=levels, targets=targets, predictions=predictions)
+    save_arrays(COMPARISON, noise_levels=levels, targets=targets, predictions=predictions)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import numpy as np
 
 from stages.ch06_timeseries.generate import SERIES
 from stages.common.arrays import save_arrays
-from stages.common.files import placed
 from stages.common.params import declared_parameters
 
 WINDOWS = "data/prepared/ch06/windows.npz"
@@ -57,10 +56,9 @@ def main() -> None:
         train, test = series["train"], series["test"]
     inputs, targets = training_windows(train, **recipe.select("window", "steps_ahead", "loss_steps", "windows"))
     test_inputs, test_targets = sliding_windows(test, recipe.window, recipe.steps_ahead, loss_steps=1)
-    with placed(WINDOWS) as path:
-        save_arrays(
-            path, train_inputs=inputs, train_targets=targets, test_inputs=test_inputs, test_targets=test_targets[:, 0]
-        )
+    save_arrays(
+        WINDOWS, train_inputs=inputs, train_targets=targets, test_inputs=test_inputs, test_targets=test_targets[:, 0]
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from stages.ch07_mnist.dataset import load_split
 from stages.ch07_mnist.model import build_network
 from stages.common.arrays import save_arrays
 from stages.common.devices import find_device, set_up_torch
-from stages.common.files import placed, rounded, write_json
+from stages.common.files import rounded, write_json
 from stages.common.params import declared_parameters
 
 MODEL = "data/models/ch07/network.safetensors"
@@ -96,8 +96,7 @@ def main() -> None:
     metrics = measure(probabilities, labels.cpu().numpy())
     write_json("metrics/ch07.json", metrics)
     filters, feature_maps = first_layer(model, images[:1])
-    with placed(PREDICTIONS) as path:
-        save_arrays(path, probabilities=probabilities, filters=filters, feature_maps=feature_maps)
+    save_arrays(PREDICTIONS, probabilities=probabilities, filters=filters, feature_maps=feature_maps)
 
     by_class = {f"test_accuracy_of_{digit}": value for digit, value in metrics.pop("class_accuracy").items()}
     tracking.record_results(

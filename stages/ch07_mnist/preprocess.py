@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from stages.common.arrays import save_arrays
-from stages.common.files import placed
 from stages.common.params import declared_parameters
 
 RAW = Path("data/raw/ch07")
@@ -46,16 +45,15 @@ def main() -> None:
     parameters = declared_parameters("ch07_preprocess")
     images, labels = read_idx(RAW / "train-images-idx3-ubyte"), read_idx(RAW / "train-labels-idx1-ubyte")
     train, validation = hold_out(len(images), parameters.ch07.active.validation_images, parameters.seed)
-    with placed(MNIST) as path:
-        save_arrays(
-            path,
-            train_images=images[train],
-            train_labels=labels[train],
-            validation_images=images[validation],
-            validation_labels=labels[validation],
-            test_images=read_idx(RAW / "t10k-images-idx3-ubyte"),
-            test_labels=read_idx(RAW / "t10k-labels-idx1-ubyte"),
-        )
+    save_arrays(
+        MNIST,
+        train_images=images[train],
+        train_labels=labels[train],
+        validation_images=images[validation],
+        validation_labels=labels[validation],
+        test_images=read_idx(RAW / "t10k-images-idx3-ubyte"),
+        test_labels=read_idx(RAW / "t10k-labels-idx1-ubyte"),
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
 from stages.ch08_graphs.train import GROUPS, Parts, accuracies_at, at_nodes, layer_name, model_path, parts_of
 from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
-from stages.common.files import placed, rounded, write_json
+from stages.common.files import rounded, write_json
 from stages.common.memory import keep_freed_memory
 from stages.common.params import declared_parameters
 
@@ -141,8 +141,7 @@ def main() -> None:
     edges = graph.targets.matrix.col_indices(), graph.sources.matrix.col_indices()
     kept |= {"edge_targets": edges[0].numpy(), "edge_sources": edges[1].numpy()}
     kept["edge_attention"] = attention_of(graph, group_weights(saved["gat"], "public"), 0)
-    with placed(RESULTS) as path:
-        save_arrays(path, **kept)
+    save_arrays(RESULTS, **kept)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import numpy as np
 from scipy import sparse
 
 from stages.common.arrays import save_arrays
-from stages.common.files import placed
 from stages.common.params import declared_parameters
 
 if TYPE_CHECKING:
@@ -165,17 +164,16 @@ def main() -> None:
     adjacency = adjacency_matrix(papers, citations)
     generator = np.random.default_rng(parameters.seed)
     splits = [random_split(labels, generator) for _ in range(parameters.ch08.splits)]
-    with placed(GRAPH) as path:
-        save_arrays(
-            path,
-            papers=papers,
-            labels=labels,
-            **stored("features", feature_matrix(words, parameters.ch08.active.features)),
-            **stored("adjacency", adjacency),
-            **stored("normalized", normalized(adjacency)),
-            **{f"public_{part}": nodes for part, nodes in public.items()},
-            **{part: np.stack([split[part] for split in splits]) for part in ("train", "val", "test")},
-        )
+    save_arrays(
+        GRAPH,
+        papers=papers,
+        labels=labels,
+        **stored("features", feature_matrix(words, parameters.ch08.active.features)),
+        **stored("adjacency", adjacency),
+        **stored("normalized", normalized(adjacency)),
+        **{f"public_{part}": nodes for part, nodes in public.items()},
+        **{part: np.stack([split[part] for split in splits]) for part in ("train", "val", "test")},
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from stages.ch09_translation.tokens import PAD
 from stages.ch09_translation.translator import Translator, attention_maps, load_translator
 from stages.common.arrays import save_arrays
 from stages.common.devices import find_device, set_up_torch, takes_bfloat16
-from stages.common.files import placed, read_json, rounded, write_json
+from stages.common.files import read_json, rounded, write_json
 from stages.common.memory import keep_freed_memory
 from stages.common.params import declared_parameters
 
@@ -168,15 +168,14 @@ def main() -> int:
     write_json(TRANSLATIONS, {"texts": [dict(zip(names, row, strict=True)) for row in rows]})
     shown = example_of(sources, translations, by_text)
     maps, words, written = attention_maps(translator, sources[shown])
-    with placed(ATTENTION) as path:
-        d_model = translator.model.tgt_embedding.table.embedding_dim
-        save_arrays(
-            path,
-            maps=maps,
-            words=np.array(words),
-            written=np.array(written),
-            positions=sinusoids(POSITIONS_SHOWN, d_model).numpy(),
-        )
+    d_model = translator.model.tgt_embedding.table.embedding_dim
+    save_arrays(
+        ATTENTION,
+        maps=maps,
+        words=np.array(words),
+        written=np.array(written),
+        positions=sinusoids(POSITIONS_SHOWN, d_model).numpy(),
+    )
 
     tracking.record_results(
         "ch09_evaluate",

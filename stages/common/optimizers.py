@@ -19,6 +19,10 @@ class _Light:
     add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__
     zero_grad = torch.optim.Optimizer.zero_grad.__wrapped__
 
+    @torch.no_grad()
+    def step(self, closure=None):
+        return super().step.__wrapped__(self, closure)
+
 
 class Adam(_Light, torch.optim.Adam):
     """torch.optim.Adam to the last bit, fused unless told otherwise."""
@@ -26,17 +30,9 @@ class Adam(_Light, torch.optim.Adam):
     def __init__(self, params: Iterable, lr: float = 1e-3, *, fused: bool = True, **options):
         super().__init__(params, lr, fused=fused, **options)
 
-    @torch.no_grad()
-    def step(self, closure=None):
-        return torch.optim.Adam.step.__wrapped__(self, closure)
-
 
 class SGD(_Light, torch.optim.SGD):
     """torch.optim.SGD to the last bit."""
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        return torch.optim.SGD.step.__wrapped__(self, closure)
 
 
 class Adagrad(_Light, torch.optim.Adagrad):
@@ -44,10 +40,6 @@ class Adagrad(_Light, torch.optim.Adagrad):
 
     def __init__(self, params: Iterable, lr: float = 1e-2, **options):
         super().__init__(params, lr, fused=True, **options)
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        return torch.optim.Adagrad.step.__wrapped__(self, closure)
 
 
 class Adadelta(_Light, torch.optim.Adadelta):

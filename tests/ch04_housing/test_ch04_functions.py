@@ -21,6 +21,7 @@ BOOK = {
     "hidden_sizes": [16, 8],
     "activation": "relu",
     "process_share": 0.0,
+    "process_groups": [],
     "rows": 30,
 }
 TUNED = {
@@ -32,6 +33,7 @@ TUNED = {
     "hidden_sizes": [5, 4],
     "activation": "silu",
     "process_share": 0.5,
+    "process_groups": [3],
     "rows": 30,
 }
 BOOK_TRAINING = {

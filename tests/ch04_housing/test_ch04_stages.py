@@ -23,6 +23,7 @@ SMALL = {
     "ch04.tuned.hidden_sizes": [8, 8],
     "ch04.tuned.activation": "silu",
     "ch04.tuned.process_share": 0.6,
+    "ch04.tuned.process_groups": ["ZN", "CHAS"],
     "ch04.tuned.epochs": 20,
     "ch04.book.epochs": 20,
 }
@@ -36,6 +37,7 @@ SHAPES = {
         "hidden_sizes": [8, 8],
         "activation": "silu",
         "process_share": 0.6,
+        "process_groups": [1, 3],
         "rows": 60,
     },
     "book": {
@@ -47,6 +49,7 @@ SHAPES = {
         "hidden_sizes": [16, 8],
         "activation": "relu",
         "process_share": 0.0,
+        "process_groups": [],
         "rows": 60,
     },
 }

@@ -103,6 +103,12 @@ def test_accepted(changes):
         ("ch04.tuned.features", "sqrt", "ch04.tuned.features = 'sqrt': input should be 'log' or 'raw'"),
         ("ch04.tuned.hidden_sizes", 64, "ch04.tuned.hidden_sizes = 64: input should be a valid list"),
         ("ch04.tuned.hidden_sizes", [64, "8"], "ch04.tuned.hidden_sizes[1] = '8': input should be a valid integer"),
+        (
+            "ch04.tuned.process_groups",
+            ["ZN", "PRICES"],
+            "ch04.tuned.process_groups[1] = 'PRICES': input should be 'CRIM', 'ZN', 'INDUS', 'CHAS', 'NOX', 'RM', "
+            "'AGE', 'DIS', 'RAD', 'TAX', 'PTRATIO', 'B' or 'LSTAT'",
+        ),
         ("ch04.book.learning_rate", 0, "ch04.book.learning_rate = 0: input should be greater than 0"),
         ("ch04.book.momentum", 0.9, "ch04.book.momentum = 0.9: there is no such parameter"),
         ("ch04.book.epochs", MISSING, "ch04.book.epochs is missing"),
