@@ -43,7 +43,7 @@ os.environ.setdefault("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cpu")
 import mlflow
 import numpy as np
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from stages import configured_instructions
@@ -52,6 +52,7 @@ from stages.common.params import dependency_hashes, main_root
 
 METRICS_PER_BATCH = 1000  # MLflow refuses larger batches
 MODEL_TAG = "model_sha256"
+STAGE_TAG = "dvc.stage"  # that trained the run's model
 EXPERIMENT_TAG = "dvc.experiment"
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -108,21 +109,52 @@ def record_results(
 ) -> str:
     """As tracking.record_results."""
     client, experiment_id = _open_experiment(stage)
-    model_hash = file_hash(model_file, "sha256")
-    runs = client.search_runs([experiment_id], f"tags.{MODEL_TAG} = '{model_hash}'", order_by=["start_time DESC"])
-    # The same bytes may have been trained more than once: prefer the run of this experiment, then the newest.
-    name = os.environ.get("DVC_EXP_NAME", "")
-    runs.sort(key=lambda run: run.data.tags.get(EXPERIMENT_TAG, "") != name)
-    if runs:
-        run_id = runs[0].info.run_id
-    else:
-        run_id = client.create_run(experiment_id, run_name=name or "repro", tags={MODEL_TAG: model_hash}).info.run_id
-        client.set_terminated(run_id)
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in (parameters or {}).items()])
+    written = {key: str(value) for key, value in (parameters or {}).items()}
+    run_id = _run_of_results(client, experiment_id, file_hash(model_file, "sha256"), written)
+    client.log_batch(run_id, params=[Param(key, value) for key, value in written.items()])
     _log_history(client, run_id, {key: [value] for key, value in (metrics or {}).items()})
     for figure in figures:
         client.log_artifact(run_id, str(figure), "figures")
     return run_id
+
+
+def _run_of_results(
+    client: mlflow.MlflowClient, experiment_id: str, model_hash: str, parameters: Mapping[str, str]
+) -> str:
+    """Return the id of the run that results of a model go to.
+
+    That is a run that trained the very bytes, of the present DVC experiment if this is one, unless it has other values
+    of the parameters already. Where a model is evaluated anew without training, in another experiment or with other
+    parameters, there is none: then it is a new run, with the parameters of the training, so that the first results
+    stay as they are and both can be compared.
+    """
+    name = os.environ.get("DVC_EXP_NAME", "")
+
+    def elsewhere(run: Run) -> bool:
+        return run.data.tags.get(EXPERIMENT_TAG, "") != name
+
+    runs = client.search_runs([experiment_id], f"tags.{MODEL_TAG} = '{model_hash}'", order_by=["start_time DESC"])
+    fitting = [
+        run
+        for run in runs
+        if not (name and elsewhere(run))
+        and all(run.data.params.get(key, value) == value for key, value in parameters.items())
+    ]
+    if fitting:
+        # The same bytes may have been trained more than once: without an experiment's run if possible, then the newest.
+        return min(fitting, key=elsewhere).info.run_id
+    trained = next((run.data for run in runs if STAGE_TAG in run.data.tags), None)
+    variant = trained.tags[STAGE_TAG].partition("@")[2] if trained else ""
+    run = client.create_run(
+        experiment_id,
+        run_name="-".join(filter(None, [name or "repro", variant])),
+        tags={MODEL_TAG: model_hash, EXPERIMENT_TAG: name},
+    )
+    if trained:
+        kept = {key: value for key, value in trained.params.items() if key not in parameters}
+        client.log_batch(run.info.run_id, params=[Param(key, value) for key, value in kept.items()])
+    client.set_terminated(run.info.run_id)
+    return run.info.run_id
 
 
 def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
@@ -201,7 +233,7 @@ def _pinned(*packages: str) -> list[str]:
 
 def _provenance(stage: str, variant: str | None) -> dict[str, str]:
     tags = {
-        "dvc.stage": os.environ.get("DVC_STAGE", f"{stage}@{variant}" if variant else stage),
+        STAGE_TAG: os.environ.get("DVC_STAGE", f"{stage}@{variant}" if variant else stage),
         EXPERIMENT_TAG: os.environ.get("DVC_EXP_NAME", ""),
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "dvc.dependencies": json.dumps(dependency_hashes(stage, variant)),

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.ch06_timeseries.model import Forecaster
+from stages.common import tracking
 from stages.common.files import file_hash, read_json
 
 SMALL = {
@@ -230,6 +231,43 @@ def test_without_the_training_run_results_get_one_of_their_own(chapter, open_wor
         assert run.data.tags["model_sha256"] == file_hash("data/models/ch06/lstm.safetensors", "sha256")
         metrics = read_json("metrics/ch06/lstm.json")
         assert run.data.metrics == {f"test_{name}": value for name, value in metrics.items()}
+
+
+def test_another_evaluation_of_a_model_has_a_run_of_its_own(chapter, client, monkeypatch):
+    monkeypatch.chdir(chapter.path)
+    before = runs_by_name(client)
+    model = Path("data/models/ch06/rnn.safetensors")
+
+    def record(experiment: str, r2: float, window: int) -> str:
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+        return tracking.record_results("ch06_evaluate", model, {"test_r2": r2}, {"window": window})
+
+    try:
+        # The model of "repro" is evaluated in an experiment that didn't train it, and again there.
+        first = record("wider", 0.5, 10)
+        assert record("wider", 0.6, 10) == first
+        # With another value of a parameter that the run has already, which MLflow doesn't let anyone change.
+        second = record("wider", 0.7, 20)
+        third = record("", 0.8, 30)
+        assert len({first, second, third, *(run.info.run_id for run in before.values())}) == len(before) + 3
+        repro = client.get_run(before["repro-rnn"].info.run_id)
+        assert repro.data.metrics == before["repro-rnn"].data.metrics
+        for run_id, name, experiment, r2, window in [
+            (first, "wider-rnn", "wider", 0.6, "10"),
+            (second, "wider-rnn", "wider", 0.7, "20"),
+            (third, "repro-rnn", "", 0.8, "30"),
+        ]:
+            run = client.get_run(run_id)
+            assert (run.info.run_name, run.info.status) == (name, "FINISHED")
+            assert run.data.tags["dvc.experiment"] == experiment
+            assert run.data.tags["model_sha256"] == repro.data.tags["model_sha256"]
+            assert run.data.metrics == {"test_r2": r2}
+            assert run.data.params == {**repro.data.params, "window": window}
+        # With the parameters that it has, the run that trained gets the results.
+        assert record("", repro.data.metrics["test_r2"], 10) == repro.info.run_id
+    finally:
+        for run_id in (first, second, third):
+            client.delete_run(run_id)
 
 
 # The tracking server.
