@@ -7,6 +7,7 @@ Nothing is chosen by the test pictures: the weights are the running average at t
 """
 
 import argparse
+import contextlib
 import time
 
 import torch
@@ -43,18 +44,17 @@ def main() -> None:
         started = time.perf_counter()
 
         def stop(trainer: Trainer, started: float = started) -> None:
-            elapsed = time.perf_counter() - started
-            if elapsed * (1 + 1 / trainer.epochs_done) > arguments.seconds:
-                raise TimeIsUp(f"{elapsed:.0f}")
+            if (time.perf_counter() - started) * (1 + 1 / trainer.epochs_done) > arguments.seconds:
+                raise TimeIsUp
 
         options = chosen("epochs", "batch_size", "shuffle", "schedule", "warmup", "label_smoothing", "precision")
         transform = random_affine(**chosen("rotation", "translation", "scaling", "shear"))
-        try:
+        with contextlib.suppress(TimeIsUp):
             train(trainer, data, validation, transform, after_epoch=stop, seed=seed, **options)
-        except TimeIsUp as elapsed:
-            predicted = probabilities_of(trainer.average, test[0], shifted_views=False).argmax(axis=1)
-            accuracy = (predicted == test[1].numpy()).mean()
-            print(f"seed {seed}: {trainer.epochs_done} epochs in {elapsed} s, test accuracy {100 * accuracy:.2f} %")
+        elapsed = time.perf_counter() - started
+        predicted = probabilities_of(trainer.average, test[0], shifted_views=False).argmax(axis=1)
+        accuracy = (predicted == test[1].numpy()).mean()
+        print(f"seed {seed}: {trainer.epochs_done} epochs in {elapsed:.0f} s, test accuracy {100 * accuracy:.2f} %")
 
 
 if __name__ == "__main__":

@@ -38,9 +38,12 @@ def test_every_stage_ran_with_the_books_recipe():
     own = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     assert LOCK.keys() == own.keys()
     recipes = {
-        entry["params"]["params.yaml"].get("ch07.recipe", "book") for entry in LOCK.values() if "params" in entry
+        (name, value)
+        for entry in LOCK.values()
+        for name, value in entry.get("params", {}).get("params.yaml", {}).items()
+        if name.endswith(".recipe") and name.split(".")[0] in RUN
     }
-    assert recipes == {"book"}
+    assert recipes == {(f"{chapter}.recipe", "book") for chapter in RUN}
 
 
 def test_book_results_stand_beside_the_default_ones():

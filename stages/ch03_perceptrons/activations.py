@@ -53,7 +53,7 @@ def curves(points: int, limit: float = 5.0) -> dict[str, np.ndarray]:
 def largest_errors(computed: dict[str, np.ndarray]) -> tuple[float, float]:
     """Return how far values and derivatives of `curves` are from the closed forms in float64, at most.
 
-    Points at a kink (x = 0 of threshold and ReLU) are left out of the derivatives: there is none.
+    The point x = 0 is left out: threshold and ReLU have a kink there, and no derivative.
     """
     x = computed["x"].astype(float)
     smooth = x != 0

@@ -31,10 +31,17 @@ PREDICTIONS = "data/evaluated/ch04/predictions.npz"
 
 @torch.no_grad()
 def predict(name: str, runs: int, features: np.ndarray, shape: dict) -> np.ndarray:
-    """Return the prices that each run of the saved model `name` gives to features (rows, F): (runs, rows)."""
+    """Return the prices that each run of the saved model `name` gives to features (rows, F): (runs, rows).
+
+    Raises:
+        SystemExit: with one line, if a price is no finite number.
+    """
     model = HousingModel([0] * runs, features.shape[1], **shape)
     model.load_state_dict(load_file(MODELS / f"{name}.safetensors"))
-    return model.eval()(torch.from_numpy(features).float().expand(runs, -1, -1)).numpy()
+    prices = model.eval()(torch.from_numpy(features).float().expand(runs, -1, -1)).numpy()
+    if not np.isfinite(prices).all():
+        raise SystemExit(f"ch04_evaluate: a network of {name} diverged in training: try a lower learning_rate")
+    return prices
 
 
 def fold_scores(prices: np.ndarray, splits: list, predictions: np.ndarray) -> np.ndarray:

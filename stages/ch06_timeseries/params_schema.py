@@ -26,9 +26,12 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def relations(self):
-        if self.window + self.steps_ahead > self.length:
+        # R² needs two windows, and two of those that don't overlap for the book's way to measure.
+        if 2 * self.window > self.length:
+            raise ValueError(f"window {self.window} must be at most half of length {self.length}")
+        if self.window + self.steps_ahead >= self.length:
             raise ValueError(
-                f"window {self.window} + steps_ahead {self.steps_ahead} must be at most length {self.length}"
+                f"window {self.window} + steps_ahead {self.steps_ahead} must be less than length {self.length}"
             )
         if self.loss_steps > self.window:
             raise ValueError(f"loss_steps {self.loss_steps} must be at most window {self.window}")

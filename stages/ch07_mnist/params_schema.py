@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
 
 TRAINING_IMAGES = 60_000
+STEPS_PER_AVERAGE = 5  # as in train: before the fifth step the average is the network's start
 
 
 class Recipe(Strict):
@@ -16,7 +17,7 @@ class Recipe(Strict):
     shuffle: bool
     network: Literal["tuned", "book"]
     widths: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
-    dropout: Fraction
+    dropout: Dropout
     precision: Literal["float32", "bfloat16"]
     optimizer: Literal["sgd", "adadelta"]
     schedule: Literal["trapezoid", "constant"]
@@ -38,6 +39,12 @@ class Recipe(Strict):
         left = TRAINING_IMAGES - self.validation_images
         if self.batch_size > left:
             raise ValueError(f"batch_size {self.batch_size} must be at most the {left} images left to train on")
+        steps = self.epochs * -(-left // self.batch_size)
+        if self.average_decay and steps < STEPS_PER_AVERAGE:
+            raise ValueError(
+                f"average_decay {self.average_decay} needs {STEPS_PER_AVERAGE} steps of training, not {steps}: "
+                "raise epochs, or lower batch_size"
+            )
         return self
 
 

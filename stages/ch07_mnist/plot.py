@@ -77,17 +77,18 @@ def plot_mistakes(images: np.ndarray, labels: np.ndarray, probabilities: np.ndar
 def plot_feature_maps(image: np.ndarray, filters: np.ndarray, maps: np.ndarray, path: Path) -> None:
     """Fig. 72: a picture (28, 28), filters of the first layer, and their maps of the picture."""
     channels = min(CHANNELS_SHOWN, len(filters))
-    figure, axes = new_figure(rows=4, columns=channels // 2 + 1, width=0.95, height=1.05)
+    in_a_row = -(-channels // 2)
+    figure, axes = new_figure(rows=4, columns=in_a_row + 1, width=0.95, height=1.05)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
-    for axis in axes[1:, 0]:
+    for axis in [*axes[1:, 0], *axes[2:, 1 + channels - in_a_row :].flat]:
         axis.axis("off")
     axes[0, 0].imshow(image, cmap="gray_r")
     axes[0, 0].set_title("picture", fontsize=8)
     limit = np.abs(filters).max()
     for channel in range(channels):
-        row, column = divmod(channel, channels // 2)
+        row, column = divmod(channel, in_a_row)
         filter_axis, map_axis = axes[2 * row, column + 1], axes[2 * row + 1, column + 1]
         filter_axis.imshow(filters[channel], cmap="RdBu_r", vmin=-limit, vmax=limit)
         filter_axis.set_title(f"filter {channel}", fontsize=8)

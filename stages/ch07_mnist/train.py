@@ -122,7 +122,7 @@ class Trainer:
         torch._foreach_lerp_([average[name] for name in names], [new[name] for name in names], 1 - decay)
 
     def validate(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add validation loss and accuracy to the history; keep the weights if none before were as accurate.
+        """Add validation loss and accuracy to the history; keep the weights unless earlier ones were more accurate.
 
         Without validation pictures the last epoch's weights are kept.
         """

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
 
 Runs = Annotated[int, Field(ge=2, le=1000)]
 
@@ -20,8 +20,8 @@ class Recipe(Strict):
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat
     decayed: Literal["first", "all"]
-    input_dropout: Fraction
-    dropout: Fraction
+    input_dropout: Dropout
+    dropout: Dropout
     chosen_by: Literal["validation", "last"]
     validate_every: PositiveInt
     propagation_restart: Annotated[float, Field(gt=0, lt=1)]
@@ -33,11 +33,11 @@ class Recipe(Strict):
     samples: Annotated[int, Field(ge=1, le=16)]
     restart: Annotated[float, Field(gt=0, lt=1)]
     hops: PositiveInt
-    node_dropout: Fraction
+    node_dropout: Dropout
     temperature: Annotated[float, Field(gt=0, le=1)]
     consistency: NonNegativeFloat
     warm_up: PositiveInt
-    held_out_links: Annotated[float, Field(gt=0, lt=1)]
+    held_out_links: Annotated[float, Field(ge=0.001, le=0.9)]  # of 5,278
     motif_graphs: Annotated[int, Field(ge=2, le=100_000)]
     motif_nodes: Annotated[int, Field(ge=2, le=10_000)]
     task_epochs: PositiveInt

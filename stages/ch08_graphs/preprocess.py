@@ -1,4 +1,4 @@
-"""Turn Cora into arrays: features, labels, the adjacency matrix and its normalised form, and who learns from whom.
+"""Turn Cora into arrays: features, labels, the adjacency matrix, and who learns from whom.
 
 In: data/raw/ch08/*.parquet, stages/ch08_graphs/cora_public_split.json. Out: data/prepared/ch08/graph.npz with
 
@@ -6,7 +6,6 @@ In: data/raw/ch08/*.parquet, stages/ch08_graphs/cora_public_split.json. Out: dat
     labels (nodes,)             index into SUBJECTS
     features_*                  (nodes, words), sparse: indptr, indices, values
     adjacency_*                 (nodes, nodes), sparse, 1 where one paper cites the other, without self-loops
-    normalized_*                D̂^(−1/2) (A + I) D̂^(−1/2) of Kipf and Welling (2017), sparse
     public_train, _val, _test   nodes of the public split
     train, val, test            (splits, …): nodes of random splits of the same sizes, after Shchur et al. (2018)
 """
@@ -82,13 +81,6 @@ def adjacency_matrix(papers: np.ndarray, citations: np.ndarray) -> sparse.csr_ma
     return matrix
 
 
-def normalized(adjacency: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Return D̂^(−1/2) (A + I) D̂^(−1/2), where D̂ has the degrees of A + I (Kipf and Welling 2017, equation 2)."""
-    with_loops = adjacency + sparse.eye(adjacency.shape[0], dtype=np.float32)
-    scale = sparse.diags(np.asarray(with_loops.sum(axis=1)).ravel() ** -0.5)
-    return (scale @ with_loops @ scale).tocsr().astype(np.float32)
-
-
 def feature_matrix(words: np.ndarray, features: str) -> sparse.csr_matrix:
     """Return words (nodes, words) as a sparse matrix; "normalized" makes each paper's words add up to 1."""
     matrix = sparse.csr_matrix(words.astype(np.float32))
@@ -161,7 +153,6 @@ def main() -> None:
         public = public_split(papers, split_ids(table))
     except ValueError as error:
         raise SystemExit(f"error: {RAW.as_posix()}: {error}") from None
-    adjacency = adjacency_matrix(papers, citations)
     generator = np.random.default_rng(parameters.seed)
     splits = [random_split(labels, generator) for _ in range(parameters.ch08.splits)]
     save_arrays(
@@ -169,8 +160,7 @@ def main() -> None:
         papers=papers,
         labels=labels,
         **stored("features", feature_matrix(words, parameters.ch08.active.features)),
-        **stored("adjacency", adjacency),
-        **stored("normalized", normalized(adjacency)),
+        **stored("adjacency", adjacency_matrix(papers, citations)),
         **{f"public_{part}": nodes for part, nodes in public.items()},
         **{part: np.stack([split[part] for split in splits]) for part in ("train", "val", "test")},
     )

@@ -133,6 +133,7 @@ def train(
     averages = {name: value.detach().clone() for name, value in weights.items()} if average_decay else weights
     selection, history = Selection(weights), {"train_loss": [], "val_accuracy": []}
     for epoch in range(1, epochs + 1):
+        total, seen = torch.zeros(()), 0
         for part, part_labels, nodes in draw() if draw else [(graph, labels, parts["train"])]:
             if layer == "best":
                 rise = min(1.0, epoch / warm_up)
@@ -153,6 +154,7 @@ def train(
             optimizer.zero_grad()
             losses.sum().backward()  # of networks that share nothing: each gets the gradient of its own loss
             optimizer.step()
+            total, seen = total + losses.detach().mean() * nodes.shape[-1], seen + nodes.shape[-1]
         if average_decay:
             for name, value in weights.items():  # the first epochs' average is a plain one
                 averages[name].lerp_(value.detach(), max(1 - average_decay, 1 / epoch))
@@ -165,7 +167,7 @@ def train(
             accuracies = accuracies_at(logits, labels, parts["val"])
             if chosen_by == "validation":
                 selection.offer(averages, accuracies, losses_at(logits, labels, parts["val"]))
-            history["train_loss"].append(losses.mean().item())
+            history["train_loss"].append(total.item() / seen)
             history["val_accuracy"].append(accuracies.mean().item())
     chosen = (
         selection.weights if chosen_by == "validation" else {name: value.detach() for name, value in averages.items()}

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -21,7 +21,7 @@ class Recipe(Strict):
     layers: PositiveInt
     heads: PositiveInt
     d_ff: PositiveInt
-    dropout: Fraction
+    dropout: Dropout
     tied: bool
     cooccurrence: bool
     epochs: PositiveInt

@@ -2,7 +2,7 @@
 
 In: data/models/ch09/transformer.safetensors and data/prepared/ch09/ (of `dvc repro ch09_train`); texts as arguments,
 from a file, or from standard input, a line each. Out: a line for each on standard output; remarks on standard error.
-It is no stage, and translates as ch09_evaluate does, with the same parameters.
+It is no stage, and translates as ch09_evaluate does, with the same parameters, on the CPU.
 """
 
 import argparse
@@ -53,12 +53,16 @@ def arguments(values: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("text", nargs="*", help="texts to translate; without any, they are read from standard input")
     parser.add_argument("--file", metavar="PATH", help="a text file in UTF-8, a text each line; - is standard input")
-    parser.add_argument("--beam", type=int, default=4, metavar="N", help="width of the search; 1 is greedy (default 4)")
-    parser.add_argument("--penalty", type=float, default=1.0, help="exponent of the length by which scores are divided")
+    parser.add_argument("--beam", type=int, metavar="N", help="width of the search; 1 is greedy (default: ch09.beams)")
+    parser.add_argument(
+        "--penalty",
+        type=float,
+        help="exponent of the length by which scores are divided (default: ch09.length_penalty)",
+    )
     parser.add_argument("--no-memory", action="store_true", help="the network alone: starts faster, translates worse")
     parser.add_argument("--attention", metavar="PNG", help="draw the last layer's attention to the first text")
     parsed = parser.parse_args(values)
-    if not 1 <= parsed.beam <= 64:
+    if parsed.beam is not None and not 1 <= parsed.beam <= 64:
         parser.error(f"--beam {parsed.beam}: must be from 1 to 64")
     if parsed.text and parsed.file:
         parser.error("give texts or --file, not both")
@@ -67,16 +71,20 @@ def arguments(values: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = arguments(sys.argv[1:])
-    recipe = declared_parameters("ch09_evaluate").ch09.active
+    chapter = declared_parameters("ch09_evaluate").ch09
+    recipe = chapter.active
     of_memory = recipe.select("memory_pairs", "memory_nearest", "memory_temperature", "memory_reach")
-    if not (MODEL.exists() and TOKENIZERS.exists() and CORPUS.exists()):
+    with_memory = of_memory["memory_pairs"] and not options.no_memory
+    beam = chapter.beams if options.beam is None else options.beam
+    penalty = chapter.length_penalty if options.penalty is None else options.penalty
+    if not all(path.exists() for path in (MODEL, TOKENIZERS, *([CORPUS] if with_memory else []))):
         print("nothing is trained yet: first run dvc repro ch09_train", file=sys.stderr)
         return 1
     try:
         texts = options.text or lines_of(options.file or "-")
         translator = load_translator(MODEL, TOKENIZERS, torch.device("cpu"))
         translator.bfloat16 = takes_bfloat16(recipe.precision, torch.device("cpu"))
-        if of_memory["memory_pairs"] and not options.no_memory:
+        if with_memory:
             import datasets
 
             translator.memory = Memory.of(datasets.load_from_disk(str(CORPUS))["train"], of_memory)
@@ -86,7 +94,7 @@ def main() -> int:
     for number, text in enumerate(texts, start=1):
         for line in remarks(translator, text, number):
             print(line, file=sys.stderr)
-    for translation in translator.translate(texts, options.beam, options.penalty):
+    for translation in translator.translate(texts, beam, penalty):
         print(translation)
     if options.attention and texts:
         from stages.ch09_translation.plot import plot_attention

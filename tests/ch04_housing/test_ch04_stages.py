@@ -156,6 +156,14 @@ def test_metrics_reproduce_what_the_model_files_give(chapter):
         np.testing.assert_allclose(saved[f"{name}_predictions"], predictions["runs"][0][rows], rtol=1e-4)
 
 
+def test_networks_that_diverge_end_the_evaluation_in_one_line(open_workspace):
+    with open_workspace({**SMALL, "ch04.recipe": "book", "ch04.book.learning_rate": 1e6}) as workspace:
+        workspace.write_housing()
+        with pytest.raises(SystemExit, match=r"^ch04_evaluate: a network of runs diverged in training: try a lower"):
+            workspace.run("ch04", tracked=False)
+        assert "metrics/ch04.json" not in workspace.outputs()
+
+
 def test_peers_have_the_same_folds_and_features(chapter):
     _, _, outputs = chapter
     housing, metrics = arrays(outputs, "data/prepared/ch04/housing.npz"), json.loads(outputs["metrics/ch04.json"])

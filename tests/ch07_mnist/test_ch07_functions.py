@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from stages.ch07_mnist import plot
 from stages.ch07_mnist.dataset import augment, random_affine
 from stages.ch07_mnist.evaluate import calibration_error, first_layer, measure, probabilities_of
 from stages.ch07_mnist.model import BookNetwork, build_network
@@ -125,6 +126,21 @@ def test_book_network_has_the_printed_gradients():
     F.cross_entropy(network(images), labels).backward()
     for parameter, gradient in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 7, 20])
+def test_every_filter_is_drawn_with_its_map(tmp_path, monkeypatch, channels):
+    figures = []
+    monkeypatch.setattr(plot, "save_figure", lambda figure, path: figures.append(figure))
+    filters = np.arange(channels * 25.0).reshape(channels, 5, 5)
+    plot.plot_feature_maps(np.zeros((28, 28)), filters, np.zeros((channels, 24, 24)), tmp_path / "maps.png")
+    titles = [axis.get_title() for axis in figures[0].axes]
+    shown = min(channels, plot.CHANNELS_SHOWN)
+    assert sorted(title for title in titles if title.startswith("filter")) == sorted(
+        f"filter {channel}" for channel in range(shown)
+    )
+    assert titles.count("its map") == shown
+    assert all(bool(axis.images) == axis.axison for axis in figures[0].axes)  # what is empty has no frame
 
 
 def test_tuned_network_has_its_widths():

@@ -29,7 +29,6 @@ from stages.ch08_graphs.preprocess import (
     SUBJECTS,
     adjacency_matrix,
     feature_matrix,
-    normalized,
     public_split,
     random_split,
     stored,
@@ -43,12 +42,10 @@ WORDS = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1], [1, 0, 0]])
 
 
 def small_graph(features: str = "raw"):
-    adjacency = adjacency_matrix(PAPERS, EDGES + 10)
     return build_graph(
         {
             **stored("features", feature_matrix(WORDS, features)),
-            **stored("adjacency", adjacency),
-            **stored("normalized", normalized(adjacency)),
+            **stored("adjacency", adjacency_matrix(PAPERS, EDGES + 10)),
         }
     )
 
@@ -65,7 +62,7 @@ def test_adjacency_by_hand():
 
 
 def test_normalized_adjacency_by_hand():
-    matrix = normalized(adjacency_matrix(PAPERS, EDGES + 10)).toarray()
+    matrix = small_graph().normalized.matrix.to_dense().numpy()
     assert matrix[0, 0] == pytest.approx(1 / 4)  # four with itself
     assert matrix[0, 1] == matrix[1, 0] == pytest.approx(1 / np.sqrt(4 * 3))
     assert matrix[1, 3] == 0 and matrix[4, 4] == 1
@@ -188,11 +185,9 @@ def test_gradients_are_those_of_difference_quotients(layer):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_renaming_the_nodes_renames_the_results(layer):
     order = np.array([3, 1, 4, 0, 2])
-    adjacency = adjacency_matrix(PAPERS[order], EDGES + 10)
     parts = {
         "features": feature_matrix(WORDS[order], "raw"),
-        "adjacency": adjacency,
-        "normalized": normalized(adjacency),
+        "adjacency": adjacency_matrix(PAPERS[order], EDGES + 10),
     }
     renamed = build_graph({key: value for name, matrix in parts.items() for key, value in stored(name, matrix).items()})
     weights = start_network(layer, 2, 3, 4, 7, 2, torch.Generator().manual_seed(0))
@@ -348,7 +343,7 @@ def test_label_propagation_follows_the_edges():
     # The fixed point F = (1 − r) S F + r Y.
     known = torch.zeros(5, 7)
     known[0, 0] = 1
-    matrix = torch.from_numpy(normalized(adjacency_matrix(PAPERS, EDGES + 10)).toarray())
+    matrix = small_graph().normalized.matrix.to_dense()
     expected = 0.1 * torch.linalg.solve(torch.eye(5) - 0.9 * matrix, known)
     assert torch.allclose(spread, expected, atol=5e-3)
 

@@ -81,7 +81,7 @@ def test_both_forms_give_the_same_tensors(both):
         found = dict(loaded)
     assert found["papers"].tolist() == list(range(1820))
     assert np.array_equal(found["labels"], expected["labels"][order])
-    for name in ("features", "adjacency", "normalized"):
+    for name in ("features", "adjacency"):
         old, new = stored_matrix(expected, name).toarray(), stored_matrix(found, name).toarray()
         assert np.array_equal(new, old[order] if name == "features" else old[np.ix_(order, order)])
     for part in ("train", "val", "test"):

@@ -18,6 +18,7 @@ from stages.ch09_translation.corpus import opus_books_pairs
 from stages.ch09_translation.model import Transformer
 from stages.ch09_translation.translator import load_translator, longest_fitting
 from stages.common.files import file_hash
+from stages.common.params import read_yaml
 
 SMALL = {
     "ch09.tuned.tokenizer": "wordlevel",
@@ -111,6 +112,27 @@ def test_with_and_without_the_memory(said, trained):
     text, translation = train["en"][0], train["ru"][0]
     assert said(text)[:2] == (0, [translation])
     assert said(text, "--no-memory")[1] != [translation]
+
+
+def test_search_is_that_of_the_parameters(said, monkeypatch):
+    searches = []
+
+    def translated(self, texts, beams, penalty):
+        searches.append((beams, penalty))
+        return [""] * len(texts)
+
+    monkeypatch.setattr(translate.Translator, "translate", translated)
+    parameters = read_yaml("params.yaml")["ch09"]
+    for arguments in ([], ["--beam", "3"], ["--penalty", "0.0"]):
+        assert said("Ban dor kis", "--no-memory", *arguments)[0] == 0
+    beams, penalty = parameters["beams"], parameters["length_penalty"]
+    assert searches == [(beams, penalty), (3, penalty), (beams, 0.0)]
+
+
+def test_only_the_memory_needs_the_corpus(said, monkeypatch, tmp_path):
+    monkeypatch.setattr(translate, "CORPUS", tmp_path / "none")
+    assert said("Ban dor kis") == (1, [], ["nothing is trained yet: first run dvc repro ch09_train"])
+    assert said("Ban dor kis", "--no-memory")[0] == 0
 
 
 def test_width_out_of_range_and_texts_given_twice(said):

@@ -1,6 +1,9 @@
 """Settings of what a program keeps: they reach the libraries, and change no value."""
 
+import ctypes
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +17,18 @@ def test_keeping_memory_changes_no_value():
     keep_freed_memory()
     values = torch.arange(4_000_000.0)
     assert (values + 1 - values).eq(1).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+def test_malloc_is_told_to_keep_two_gibibytes(monkeypatch):
+    settings = {}
+    library = SimpleNamespace(mallopt=settings.__setitem__)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    keep_freed_memory()
+    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD by their numbers in malloc.h.
+    assert settings == {-1: 2**31 - 1, -3: 32 * 2**20}
+    del library.mallopt  # as with another C library
+    keep_freed_memory()
 
 
 @pytest.mark.parametrize("capacity", CAPACITIES)

@@ -57,10 +57,13 @@ def test_the_real_parameters_are_accepted(workspace, capsys):
         {"noise_level": 10},
         {"seed": 2**31 - 1, "ch04.num_threads": 256, "device": "auto"},
         {"ch04.tuned.frequencies": 0, "ch04.tuned.embedding_size": 0},
-        {"ch04.cv_splits": 506},
+        {"ch04.cv_splits": 253},
         {"ch04.tuned.epochs": 6, "ch04.book.epochs": 1},
         {"ch06.compared_noise_levels": [0]},
-        {"ch06.tuned.length": 100, "ch06.tuned.window": 99, "ch06.tuned.steps_ahead": 1, "ch06.tuned.loss_steps": 99},
+        {"ch06.tuned.length": 100, "ch06.tuned.window": 50, "ch06.tuned.steps_ahead": 49, "ch06.tuned.loss_steps": 50},
+        {"ch07.tuned.batch_size": 13_750, "ch07.tuned.epochs": 2},  # eight steps
+        {"ch07.tuned.batch_size": 55_000, "ch07.tuned.epochs": 1, "ch07.tuned.average_decay": 0.0},
+        {"ch08.tuned.held_out_links": 0.001, "ch08.tuned.dropout": 0.99},
         {"ch07.tuned.validation_images": 59_900, "ch07.tuned.batch_size": 100},  # one batch is left
         {"ch07.tuned.dropout": 0, "ch07.tuned.translation": 1},
     ],
@@ -99,7 +102,7 @@ def test_accepted(changes):
         ("ch04.recipe", "Book", "ch04.recipe = 'Book': input should be 'tuned' or 'book'"),
         ("ch04.runs", 0, "ch04.runs = 0: input should be greater than or equal to 1"),
         ("ch04.cv_splits", 1, "ch04.cv_splits = 1: input should be greater than or equal to 2"),
-        ("ch04.cv_splits", 507, "ch04.cv_splits = 507: input should be less than or equal to 506"),
+        ("ch04.cv_splits", 254, "ch04.cv_splits = 254: input should be less than or equal to 253"),
         ("ch04.tuned.features", "sqrt", "ch04.tuned.features = 'sqrt': input should be 'log' or 'raw'"),
         ("ch04.tuned.hidden_sizes", 64, "ch04.tuned.hidden_sizes = 64: input should be a valid list"),
         ("ch04.tuned.hidden_sizes", [64, "8"], "ch04.tuned.hidden_sizes[1] = '8': input should be a valid integer"),
@@ -124,7 +127,8 @@ def test_accepted(changes):
             "ch06.compared_noise_levels[1] = -1: input should be greater than or equal to 0",
         ),
         # chapter 7
-        ("ch07.tuned.dropout", 1, "ch07.tuned.dropout = 1: input should be less than 1"),
+        ("ch07.tuned.dropout", 0.999, "ch07.tuned.dropout = 0.999: input should be less than or equal to 0.99"),
+        ("ch07.tuned.warmup", 1, "ch07.tuned.warmup = 1: input should be less than 1"),
         ("ch07.tuned.shuffle", 1, "ch07.tuned.shuffle = 1: input should be a valid boolean"),
         ("ch07.tuned.shuffle", "yes", "ch07.tuned.shuffle = 'yes': input should be a valid boolean"),
         ("ch07.tuned.precision", "fp16", "ch07.tuned.precision = 'fp16': input should be 'float32' or 'bfloat16'"),
@@ -158,14 +162,20 @@ def test_refused(name, value, message):
         ),
         (
             "ch06",
-            {"length": 100, "window": 99, "steps_ahead": 2, "loss_steps": 1},
-            "window 99 + steps_ahead 2 must be at most length 100",
+            {"length": 100, "window": 50, "steps_ahead": 50, "loss_steps": 1},
+            "window 50 + steps_ahead 50 must be less than length 100",
         ),
+        ("ch06", {"length": 100, "window": 51, "loss_steps": 1}, "window 51 must be at most half of length 100"),
         ("ch06", {"window": 50, "loss_steps": 51}, "loss_steps 51 must be at most window 50"),
         (
             "ch07",
             {"validation_images": 59_900, "batch_size": 101},
             "batch_size 101 must be at most the 100 images left to train on",
+        ),
+        (
+            "ch07",
+            {"validation_images": 0, "batch_size": 20_000, "epochs": 1, "average_decay": 0.9},
+            "average_decay 0.9 needs 5 steps of training, not 3: raise epochs, or lower batch_size",
         ),
     ],
 )
