@@ -1,12 +1,16 @@
 """Build the environment in .venv from requirements.lock: `python setup_environment.py`, with nothing but Python 3.11+.
 
 Every package is pinned and checked by its hash. It is quick when it is done already. The index is the one that pip is
-configured for.
+configured for. With `--torch-index INDEX` torch and torchvision come from another one, in the pinned versions but
+without hashes, since the lock file has those of other builds, and CUDA's packages are left out; a later set-up keeps to
+that index.
 """
 
+import argparse
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -16,15 +20,22 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 STAMP = ENVIRONMENT / "requirements.sha256"
+OF_TORCH = re.compile(r"(?:torch|torchvision)==")
+OF_CUDA = re.compile(r"(?:nvidia|cuda|triton)\b")
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+def pins() -> list[str]:
+    """Return for each package of the lock file the lines that pin it: version, where it is wanted, and hashes."""
+    return re.findall(r"^\S.*(?:\n[ ].*)*\n", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def locked(package: str) -> str:
-    """Return the lines of the lock file that pin `package`: version and hashes."""
-    match = re.search(rf"^{package}==(?:.*\\\n)*.*", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
-    if not match:
+    """Return the lines of the lock file that pin `package`."""
+    found = [pin for pin in pins() if pin.startswith(f"{package}==")]
+    if not found:
         raise SystemExit(f"{LOCK.name} has no {package}: run `make lock`")
-    return match[0] + "\n"
+    return found[0]
 
 
 def uv_environment() -> dict[str, str]:
@@ -37,26 +48,53 @@ def uv_environment() -> dict[str, str]:
     return variables
 
 
+def create_environment() -> None:
+    try:
+        venv.create(ENVIRONMENT, with_pip=True, clear=True)
+    except subprocess.CalledProcessError:
+        shutil.rmtree(ENVIRONMENT)  # half of one would be taken for a whole one
+        raise SystemExit(
+            "Python can't make an environment with pip; on Debian and Ubuntu install python3-venv, and try again"
+        ) from None
+
+
 def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 - the one program that runs before a version was chosen
-        raise SystemExit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
+        raise SystemExit(
+            f"Python 3.11 or newer is needed; this is {sys.version.split()[0]} "
+            "(make can be told which to use: make PYTHON=python3.13 setup)"
+        )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch-index", metavar="INDEX", help="URL or folder that torch and torchvision come from")
+    index = parser.parse_args().torch_index
+    done, _, index_before = STAMP.read_text(encoding="utf-8").partition(" ") if STAMP.exists() else ("", "", "")
+    index = index_before if index is None else index
     wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    if STAMP.exists() and STAMP.read_text() == wanted and PYTHON.exists():
+    if (done, index_before) == (wanted, index) and PYTHON.exists():
         return
     print(f"Setting up {ENVIRONMENT} (a few minutes the first time)", flush=True)
     if not PYTHON.exists():
-        venv.create(ENVIRONMENT, with_pip=True, clear=True)
-    installer = ENVIRONMENT / "installer.txt"
+        create_environment()
+    installer, locked_here = ENVIRONMENT / "installer.txt", LOCK
     installer.write_text(locked("uv"), encoding="utf-8")
+    if index:
+        locked_here = ENVIRONMENT / "requirements.txt"
+        kept = [pin for pin in pins() if not (OF_TORCH.match(pin) or OF_CUDA.match(pin))]
+        locked_here.write_text("".join(kept), encoding="utf-8")
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-    sync = [PYTHON, "-m", "uv", "pip", "sync", "--quiet", "--require-hashes"]
+    uv = [PYTHON, "-m", "uv", "pip"]
+    # Compiled now, because an environment that can't write .pyc files would compile at every start.
+    options = ["--quiet", "--compile-bytecode"]
     try:
         subprocess.run([*pip, "-r", installer], check=True)
-        # Compiled now, because an environment that can't write .pyc files would compile at every start.
-        subprocess.run([*sync, "--compile-bytecode", LOCK], check=True, env=uv_environment())
+        subprocess.run([*uv, "sync", "--require-hashes", *options, locked_here], check=True, env=uv_environment())
+        if index:
+            torch = [pin.split()[0] for pin in pins() if OF_TORCH.match(pin)]
+            source = ["--no-deps", "--default-index", index]
+            subprocess.run([*uv, "install", *source, *options, *torch], check=True, env=uv_environment())
     except subprocess.CalledProcessError as error:
         raise SystemExit(f"set-up failed (see above): {' '.join(map(str, error.cmd))}") from None
-    STAMP.write_text(wanted)
+    STAMP.write_text(f"{wanted} {index}".rstrip(), encoding="utf-8")
 
 
 if __name__ == "__main__":

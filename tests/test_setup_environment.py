@@ -1,0 +1,91 @@
+"""Set-up: what is installed from where, when it is done already, and what is said where it can't be done."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import setup_environment
+
+TORCH = {"torch", "torchvision"}
+
+
+@pytest.fixture
+def set_up(tmp_path, monkeypatch):
+    """Run the program without installing; returns its commands, the interpreter and options before names left out."""
+    environment = tmp_path / ".venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin/python").touch()
+    for name, path in {"ENVIRONMENT": "", "STAMP": "requirements.sha256", "PYTHON": "bin/python"}.items():
+        monkeypatch.setattr(setup_environment, name, environment / path)
+    commands: list[list[str]] = []
+
+    def run(command, **options):
+        if "config" not in command:  # which asks for pip's index
+            commands.append([str(part) for part in command])
+        return subprocess.CompletedProcess(command, 0, stdout="")
+
+    def main(*arguments: str) -> list[list[str]]:
+        commands.clear()
+        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(sys, "argv", ["setup_environment.py", *arguments])
+        setup_environment.main()
+        return list(commands)
+
+    return main
+
+
+def packages(text: str) -> set[str]:
+    return set(re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE))
+
+
+def test_pins_are_the_whole_lock_file():
+    assert "".join(setup_environment.pins()) == setup_environment.LOCK.read_text(encoding="utf-8")
+
+
+def test_everything_comes_from_the_lock_file_with_hashes(set_up):
+    first, second = set_up()
+    assert "pip" in first and "--require-hashes" in first
+    assert second[-1] == str(setup_environment.LOCK) and "--require-hashes" in second
+    assert set_up() == []  # it is done
+
+
+def test_torch_from_another_index(set_up, monkeypatch, tmp_path):
+    _, sync, install = set_up("--torch-index", "folder")
+    kept, all_pinned = packages(Path(sync[-1]).read_text()), packages(setup_environment.LOCK.read_text())
+    left_out = all_pinned - kept
+    assert TORCH <= left_out and "triton" in left_out
+    assert all(re.match("nvidia-|cuda-", name) for name in left_out - TORCH - {"triton"})
+    assert {"torchmetrics", "torch-geometric", "numpy"} <= kept
+    assert "--require-hashes" in sync and "--require-hashes" not in install
+    assert {re.sub("==.*", "", name) for name in install[-2:]} == TORCH
+    assert install[install.index("--default-index") + 1] == "folder" and "--no-deps" in install
+    # Done, whether it is named again or not; and a new lock file changes nothing about where torch comes from.
+    assert set_up() == set_up("--torch-index", "folder") == []
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(setup_environment.LOCK.read_text() + "zzz==1.0 \\\n    --hash=sha256:0\n")
+    monkeypatch.setattr(setup_environment, "LOCK", lock)
+    _, sync, install = set_up()
+    assert "zzz" in packages(Path(sync[-1]).read_text()) and "folder" in install
+    # Back to the lock file's own.
+    assert [command[-1] for command in set_up("--torch-index", "")][1:] == [str(lock)]
+
+
+def test_half_an_environment_is_not_left_behind(set_up, monkeypatch):
+    def create(environment, **options):
+        (environment / "lib").mkdir(parents=True)
+        raise subprocess.CalledProcessError(1, "ensurepip")
+
+    setup_environment.PYTHON.unlink()
+    monkeypatch.setattr(setup_environment.venv, "create", create)
+    with pytest.raises(SystemExit, match="install python3-venv"):
+        set_up()
+    assert not setup_environment.ENVIRONMENT.exists()
+
+
+def test_old_python_is_told_how_to_name_another(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 6))
+    with pytest.raises(SystemExit, match="make PYTHON="):
+        setup_environment.main()
