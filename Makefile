@@ -1,5 +1,8 @@
 PYTHON ?= python3
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+BIN := .venv/bin
+# For what these programs start. The programs themselves are named by their folder: make 3.81, which macOS has, looks for
+# them along the PATH that it was started with.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup repro report test book ui lint lock clean distclean
 .DEFAULT_GOAL := help
@@ -11,25 +14,25 @@ setup:           ## build the environment in .venv; quick when it is done
 	@$(PYTHON) setup_environment.py
 
 repro: setup     ## run what is out of date: data, training, evaluation, plots
-	python -m stages.repro
+	$(BIN)/python -m stages.repro
 
 report: repro    ## do that, and put the chapters' metrics and figures on one page, report.html
-	python -m stages.report
+	$(BIN)/python -m stages.report
 
 test: setup      ## run the test suite
-	python -m pytest
+	$(BIN)/python -m pytest
 
 book: setup      ## run the book's own recipes as one experiment; writes metrics/book/
-	python -m stages.book
+	$(BIN)/python -m stages.book
 
 ui: setup        ## compare runs in MLflow's UI
-	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
 
 lint: setup      ## check style
-	ruff check . && ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 lock: setup      ## pin the newest versions that pyproject.toml allows
-	python -m uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-annotate \
+	$(BIN)/python -m uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header --extra dev pyproject.toml -o requirements.lock
 
 clean:           ## remove the environment and what tools leave behind

@@ -1,4 +1,4 @@
-"""Training on sampled neighbours: as accurate as on the whole graph, in the same memory on a graph of any size.
+"""Training on sampled neighbours: as accurate as on the whole graph, in memory that hardly grows with the graph.
 
 `python -m benchmarks.neighbour_sampling` prints two tables:
 

@@ -4,7 +4,8 @@ QEMU plays the processors (Debian's package qemu-user of version 10, since 7.2 c
 convolutions; only on Linux and x86-64). It tells the libraries another maker and other instructions, by which they
 choose their ways, and computes exactly; where a real processor only makes a first guess, of a reciprocal or of a root,
 QEMU's guess is another one, too. It is a hundred times slower, so that the stages run with small settings, on part of
-their data: a quarter of an hour for a processor. Left out are plots, and what decodes with a trained Transformer.
+their data, which `dvc repro` has left: a quarter of an hour for a processor. Left out are downloads, plots,
+ch05_evaluate, ch06_noise, ch07_preprocess and ch09_evaluate.
 
 Printed, for each stage and processor: the files that differ from those of this processor, if any. What a stage reads
 comes from this processor. Exit status 1 if a file differs.
