@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.metrics import r2_score
 
-from stages.ch04_housing.model import SHAPE, model_shape
+from stages.ch04_housing.model import HousingModel, model_shape
 from stages.ch04_housing.preprocess import held_out_folds
 from stages.ch04_housing.train import HOUSING, fold_splits, train, train_in_parts
 from stages.common.devices import set_up_torch
@@ -32,8 +32,11 @@ def scores_by_share(repeats: int, splits: int, seed: int, processes: int, withou
     with np.load(HOUSING) as housing:
         names, rows = housing["names"], np.sort(housing["train_rows"])
         features, prices = torch.from_numpy(housing["features"][rows]), torch.from_numpy(housing["prices"][rows])
-    shape = model_shape({name: recipe[name] for name in SHAPE}, names, len(rows))
-    options = {name: recipe[name] for name in signature(train).parameters if name in recipe}
+    own, options = (
+        {name: recipe[name] for name in signature(function).parameters if name in recipe}
+        for function in (HousingModel, train)
+    )
+    shape = model_shape(own, names, len(rows))
     folds = fold_splits(held_out_folds(len(rows), splits, repeats, seed))
     groups = {"folds": [learnt for learnt, _ in folds]}
     model, _ = train_in_parts(features, prices, groups, seed, processes, shape, options)["folds"]

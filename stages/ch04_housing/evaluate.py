@@ -19,7 +19,7 @@ from sklearn.base import RegressorMixin, clone
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from stages.ch04_housing.model import SHAPE, HousingModel, model_shape
+from stages.ch04_housing.model import HousingModel, model_shape
 from stages.ch04_housing.train import HOUSING, MODELS, fold_splits
 from stages.common.arrays import save_arrays
 from stages.common.devices import in_processes, set_up_torch
@@ -76,7 +76,18 @@ def main() -> None:
     with np.load(HOUSING) as housing:
         names, features, prices = housing["names"], housing["features"], housing["prices"]
         folds, train_rows, test_rows = housing["folds"], housing["train_rows"], housing["test_rows"]
-    shape = model_shape(chapter.active.select(*SHAPE), names, len(prices))
+    shape_parameters = chapter.active.select(
+        "target",
+        "members",
+        "frequencies",
+        "frequency_scale",
+        "embedding_size",
+        "hidden_sizes",
+        "activation",
+        "process_share",
+        "process_groups",
+    )
+    shape = model_shape(shape_parameters, names, len(prices))
     predictions = predict("runs", chapter.runs, features, shape)
     test = prices[test_rows]
     r2 = [r2_score(test, run[test_rows]) for run in predictions]

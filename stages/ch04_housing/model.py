@@ -16,21 +16,10 @@ from torch import nn
 from stages.ch04_housing.gaussian_process import GaussianProcess
 
 ACTIVATIONS = {"relu": nn.functional.relu, "silu": nn.functional.silu}
-SHAPE = (  # the parameters of a recipe that a model is made with
-    "target",
-    "members",
-    "frequencies",
-    "frequency_scale",
-    "embedding_size",
-    "hidden_sizes",
-    "activation",
-    "process_share",
-    "process_groups",
-)
 
 
 def model_shape(parameters: Mapping, names: Sequence[str], rows: int) -> dict:
-    """Return what HousingModel takes, from the parameters that SHAPE names; `names` are those of the features."""
+    """Return what HousingModel takes, from those of a recipe's parameters; `names` are those of the features."""
     numbers = {str(name): number for number, name in enumerate(names)}
     groups = [numbers[name] for name in parameters["process_groups"]]
     return {**parameters, "process_groups": groups, "rows": rows}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from stages.ch04_housing.model import SHAPE, HousingModel, model_shape
+from stages.ch04_housing.model import HousingModel, model_shape
 from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.optimizers import SGD, Adam
@@ -191,7 +191,18 @@ def main() -> None:
         features, prices = torch.from_numpy(housing["features"]), torch.from_numpy(housing["prices"])
         book_rows, fold_rows = housing["train_rows"], [rows for rows, _ in fold_splits(housing["folds"])]
         names = housing["names"]
-    shape = model_shape(recipe.select(*SHAPE), names, len(prices))
+    shape_parameters = recipe.select(
+        "target",
+        "members",
+        "frequencies",
+        "frequency_scale",
+        "embedding_size",
+        "hidden_sizes",
+        "activation",
+        "process_share",
+        "process_groups",
+    )
+    shape = model_shape(shape_parameters, names, len(prices))
     options = recipe.select(
         "scaled_on",
         "optimizer",
@@ -216,7 +227,7 @@ def main() -> None:
         "ch04_train",
         None,
         MODELS / "runs.safetensors",
-        parameters={**fixed, **shape, **recipe.select(*SHAPE), **options},
+        parameters={**fixed, **shape, **shape_parameters, **options},
         history=history,
         datasets={"ch04_housing": Path(HOUSING)},
         started=started,
