@@ -7,6 +7,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+# What doesn't fill the processor's vectors PyTorch computes by the C library, of which another version may give another
+# last bit, as glibc 2.41 does with log1p.
+WHOLE_VECTORS = 32
+
 
 class Activation(NamedTuple):
     function: Callable[[torch.Tensor], torch.Tensor]
@@ -43,10 +47,10 @@ def curves(points: int, limit: float = 5.0) -> dict[str, np.ndarray]:
     """
     result = {"x": torch.linspace(-limit, limit, points).numpy()}
     for name, activation in ACTIVATIONS.items():
-        x = torch.linspace(-limit, limit, points, requires_grad=True)
+        x = F.pad(torch.linspace(-limit, limit, points), (0, -points % WHOLE_VECTORS)).requires_grad_()
         y = activation.function(x)
         y.sum().backward()  # each y depends on its own x alone, so that the gradient of the sum is each derivative
-        result |= {name: y.detach().numpy(), f"{name}_derivative": x.grad.numpy()}
+        result |= {name: y.detach()[:points].numpy(), f"{name}_derivative": x.grad[:points].numpy()}
     return result
 
 

@@ -171,6 +171,14 @@ def test_activation_curves_are_the_closed_forms():
     }
 
 
+@pytest.mark.parametrize("points", [2, 31, 200, 1001])
+def test_values_do_not_depend_on_where_they_stand(points):
+    computed = curves(points)
+    for name, activation in activations.ACTIVATIONS.items():
+        alone = [activation.function(torch.full((64,), float(x)))[0].item() for x in computed["x"]]
+        assert computed[name].tolist() == alone, name
+
+
 def test_a_wrong_activation_is_found(monkeypatch):
     wrong = Activation(torch.tanh, np.tanh, lambda x: 1 - np.tanh(x))
     monkeypatch.setattr(activations, "ACTIVATIONS", {"tanh": wrong})
