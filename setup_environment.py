@@ -51,8 +51,10 @@ def uv_environment() -> dict[str, str]:
 def create_environment() -> None:
     try:
         venv.create(ENVIRONMENT, with_pip=True, clear=True)
-    except subprocess.CalledProcessError:
+    except (subprocess.CalledProcessError, SystemExit) as error:
         shutil.rmtree(ENVIRONMENT)  # half of one would be taken for a whole one
+        if isinstance(error, SystemExit):  # Debian's venv has said what to install
+            raise
         raise SystemExit(
             "Python can't make an environment with pip; on Debian and Ubuntu install python3-venv, and try again"
         ) from None
@@ -75,6 +77,7 @@ def main() -> None:
     print(f"Setting up {ENVIRONMENT} (a few minutes the first time)", flush=True)
     if not PYTHON.exists():
         create_environment()
+    STAMP.write_text(f"unfinished {index}", encoding="utf-8")  # until all is there
     installer, locked_here = ENVIRONMENT / "installer.txt", LOCK
     installer.write_text(locked("uv"), encoding="utf-8")
     if index:
@@ -94,7 +97,7 @@ def main() -> None:
             subprocess.run([*uv, "install", *source, *options, *torch], check=True, env=uv_environment())
     except subprocess.CalledProcessError as error:
         raise SystemExit(f"set-up failed (see above): {' '.join(map(str, error.cmd))}") from None
-    STAMP.write_text(f"{wanted} {index}".rstrip(), encoding="utf-8")
+    STAMP.write_text(f"{wanted} {index}", encoding="utf-8")
 
 
 if __name__ == "__main__":

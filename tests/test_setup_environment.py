@@ -73,14 +73,34 @@ def test_torch_from_another_index(set_up, monkeypatch, tmp_path):
     assert [command[-1] for command in set_up("--torch-index", "")][1:] == [str(lock)]
 
 
-def test_half_an_environment_is_not_left_behind(set_up, monkeypatch):
+def test_what_failed_is_done_again_with_the_same_index(set_up, monkeypatch):
+    set_up("--torch-index", "folder")
+    setup_environment.STAMP.write_text(setup_environment.STAMP.read_text().replace(" folder", " other"))
+
+    def fail(command, **options):
+        raise subprocess.CalledProcessError(1, command)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["setup_environment.py", "--torch-index", "folder"])
+        patch.setattr(subprocess, "run", fail)
+        with pytest.raises(SystemExit, match="set-up failed"):
+            setup_environment.main()
+    assert "folder" in set_up()[-1]
+    assert set_up() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(subprocess.CalledProcessError(1, "ensurepip"), "install python3-venv"), (SystemExit(1), "1")],  # Debian's exits
+)
+def test_half_an_environment_is_not_left_behind(set_up, monkeypatch, error, message):
     def create(environment, **options):
-        (environment / "lib").mkdir(parents=True)
-        raise subprocess.CalledProcessError(1, "ensurepip")
+        (environment / "lib").mkdir(parents=True, exist_ok=True)
+        raise error
 
     setup_environment.PYTHON.unlink()
     monkeypatch.setattr(setup_environment.venv, "create", create)
-    with pytest.raises(SystemExit, match="install python3-venv"):
+    with pytest.raises(SystemExit, match=message):
         set_up()
     assert not setup_environment.ENVIRONMENT.exists()
 
