@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.model_selection import train_test_split
 
 from stages.ch04_housing.model import HousingModel
+from stages.ch04_housing.params_schema import Column
 
 SMALL = {
     "ch04.runs": 2,
@@ -102,6 +104,11 @@ def test_books_split_of_506_rows(workspace):
     )
     np.testing.assert_array_equal(housing["prices"][train_rows], train_prices)
     np.testing.assert_array_equal(housing["prices"][test_rows], test_prices)
+
+
+def test_columns_that_make_groups_are_those_of_the_table(chapter):
+    names = arrays(chapter[2], "data/prepared/ch04/housing.npz")["names"].tolist()
+    assert list(get_args(Column)) == names
 
 
 def test_prepared_features_are_those_of_the_recipe(chapter):

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stages.ch07_mnist import plot
+from stages.ch07_mnist import params_schema, plot
 from stages.ch07_mnist.dataset import augment, random_affine
 from stages.ch07_mnist.evaluate import calibration_error, first_layer, measure, probabilities_of
 from stages.ch07_mnist.model import BookNetwork, build_network
 from stages.ch07_mnist.preprocess import hold_out, read_idx
-from stages.ch07_mnist.train import Trainer, logits_of, train, trapezoid
+from stages.ch07_mnist.train import STEPS_PER_AVERAGE, Trainer, logits_of, train, trapezoid
 from stages.common.checkpoint import Checkpoint
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 0.001, "average_decay": 0.9}
@@ -126,6 +126,10 @@ def test_book_network_has_the_printed_gradients():
     F.cross_entropy(network(images), labels).backward()
     for parameter, gradient in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_check_of_parameters_knows_how_often_the_average_is_updated():
+    assert params_schema.STEPS_PER_AVERAGE == STEPS_PER_AVERAGE  # twice, because the check doesn't load PyTorch
 
 
 @pytest.mark.parametrize("channels", [1, 2, 7, 20])
