@@ -201,7 +201,7 @@ def main() -> None:
             parameters={"cell": cell, **fixed, **sizes, **budget, **start, **task, **options},
             history=history,
             datasets={},
-            started=started,
+            started=started,  # of all three cells, which are trained side by side
         )
 
 

@@ -25,7 +25,7 @@ from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.preprocess import MNIST
 from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from stages.common.devices import find_device, set_up_torch
-from stages.common.files import placed, write_history
+from stages.common.files import check_history, placed, write_history
 from stages.common.optimizers import SGD, Adadelta
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
@@ -68,6 +68,7 @@ class Trainer:
         else:
             self.optimizer = Adadelta(groups, learning_rate)
         self.history: dict[str, list[float]] = {}
+        self.started = time.time()
         self.best_accuracy = -1.0
         self.best = copy.deepcopy(self.average.state_dict())
 
@@ -142,9 +143,8 @@ class Trainer:
             **with_prefix("best", self.best),
             **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
         }
-        # Copies, because safetensors refuses tensors that share memory, as model and average do without averaging.
-        tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        checkpoint.save(tensors, {"history": self.history, "best_accuracy": self.best_accuracy})
+        state = {"history": self.history, "best_accuracy": self.best_accuracy, "seconds": time.time() - self.started}
+        checkpoint.save(tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -157,6 +157,7 @@ class Trainer:
         self.best = without_prefix("best", tensors)
         restore_optimizer(self.optimizer, without_prefix("optimizer", tensors))
         self.history, self.best_accuracy = state["history"], state["best_accuracy"]
+        self.started -= state["seconds"]  # training counts, not the break
 
 
 def train(
@@ -172,6 +173,7 @@ def train(
     while trainer.epochs_done < epochs:
         trainer.train_epoch(*data, transform, epochs=epochs, **options)
         trainer.validate(*validation)
+        check_history(trainer.history, "ch07_train")
         after_epoch(trainer)
 
 
@@ -188,7 +190,6 @@ def main() -> None:
     checkpoint = Checkpoint("ch07_train", parameters.fingerprint())
     trainer.restore(checkpoint)
     data, validation = load_split("train", device), load_split("validation", device)
-    started = time.time()
     train(
         trainer,
         data,
@@ -212,7 +213,7 @@ def main() -> None:
         parameters={**fixed, **shape, **optimization, **options, **augmentation},
         history=trainer.history,
         datasets={"ch07_mnist": Path(MNIST)},
-        started=started,
+        started=trainer.started,
         model=model.eval(),
         example=data[0][:2].cpu().contiguous().numpy(),
     )

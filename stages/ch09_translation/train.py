@@ -32,7 +32,7 @@ from stages.ch09_translation.model import Transformer, padding_mask
 from stages.ch09_translation.tokens import PAD
 from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from stages.common.devices import find_device, set_up_torch, takes_bfloat16
-from stages.common.files import file_hash, placed, read_json, write_history
+from stages.common.files import check_history, file_hash, placed, read_json, write_history
 from stages.common.memory import keep_few_kernels, keep_freed_memory
 from stages.common.optimizers import Adam
 from stages.common.params import declared_parameters
@@ -112,6 +112,7 @@ class Trainer:
         self.optimizer = Adam(model.parameters(), learning_rate, betas=BETAS, eps=EPSILON)
         self.objective, self.prepared = accelerator.prepare(Objective(model), self.optimizer)
         self.history: dict[str, list[float]] = {}
+        self.started = time.time()
         self.best_loss = math.inf
         self.best = copy.deepcopy(model.state_dict())
         averaged = self.best if averaged_epochs > 1 else {}
@@ -185,6 +186,7 @@ class Trainer:
                 total += weights[name]
         loss = self.loss_on(src, tgt)
         self.history.setdefault("validation_loss", []).append(loss)
+        check_history(self.history, "ch09_train")
         self.keep(loss)
         if self.epochs_done == epochs and self.averaged_epochs > 1:
             last = copy.deepcopy(weights)
@@ -203,8 +205,8 @@ class Trainer:
             **with_prefix("sum", self.sum),
             **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
         }
-        tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        checkpoint.save(tensors, {"history": self.history, "best_loss": self.best_loss})
+        state = {"history": self.history, "best_loss": self.best_loss, "seconds": time.time() - self.started}
+        checkpoint.save(tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -217,6 +219,7 @@ class Trainer:
         self.sum = {name: value.to(self.accelerator.device) for name, value in without_prefix("sum", tensors).items()}
         restore_optimizer(self.optimizer, without_prefix("optimizer", tensors))
         self.history, self.best_loss = state["history"], state["best_loss"]
+        self.started -= state["seconds"]  # training counts, not the break
 
 
 def start(device: torch.device, precision: str) -> Accelerator:
@@ -267,7 +270,6 @@ def main() -> None:
     trainer = Trainer(model, accelerator, **optimization)
     checkpoint = Checkpoint(f"ch09_train-{accelerator.num_processes}", parameters.fingerprint())
     trainer.restore(checkpoint)
-    started = time.time()
     while trainer.epochs_done < recipe.epochs:
         trainer.train_epoch(*parts["train"], seed=parameters.seed, **batching)
         trainer.validate(*parts["val"], recipe.epochs)
@@ -291,7 +293,7 @@ def main() -> None:
             parameters={**fixed, **shape, **optimization, **batching, "processes": accelerator.num_processes},
             history=trainer.history,
             datasets={"ch09_train": next(Path(CORPUS, "train").glob("*.arrow"))},
-            started=started,
+            started=trainer.started,
             model=Path("stages/ch09_translation/served.py"),
             example=(["Turn on the light"], {"beams": 4, "penalty": 1.0}),
             artifacts={"model": MODEL, "tokenizers": TOKENIZERS},

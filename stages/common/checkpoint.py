@@ -24,7 +24,7 @@ class Checkpoint:
         """Replace what was saved; `state` is anything that JSON can hold."""
         with placed(self.path) as path:
             # A single metadata key, because with more of them the bytes vary from process to process.
-            save_file({key: value.contiguous() for key, value in tensors.items()}, path, {"state": json.dumps(state)})
+            save_file(_apart(tensors), path, {"state": json.dumps(state)})
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict] | None:
         """Return (tensors, state) as saved, or None if there is nothing to go on from."""
@@ -35,6 +35,18 @@ class Checkpoint:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors contiguous, with copies of those that share another's memory: safetensors refuses such."""
+    taken = set()
+    apart = {}
+    for key, value in tensors.items():
+        value = value.detach().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        apart[key] = value.clone() if memory in taken else value
+        taken.add(memory)
+    return apart
 
 
 def with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,10 @@ from pathlib import Path
 
 @contextmanager
 def placed(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it to `path` at the end, or remove it if the block raised."""
+    """Yield a temporary path beside `path`; move it to `path` at the end, or remove it if the block raised.
+
+    The block may make a folder there, too; a folder at `path` is for the block to remove.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id keeps parallel writers apart; the suffix stays, because savers choose their format by it.
@@ -19,13 +24,22 @@ def placed(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, values: dict) -> None:
-    """Write `values` as readable JSON with the keys in their given order."""
+    """Write `values` as readable JSON with the keys in their given order.
+
+    Raises:
+        SystemExit: with one line, if a number is not finite: JSON has no such numbers.
+    """
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SystemExit(f"{path}: {name} is {value}: did a training diverge? Then try a lower learning rate")
     with placed(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> dict:
@@ -44,12 +58,27 @@ def file_hash(path: str | Path, algorithm: str) -> str:
 
 
 def write_history(path: str | Path, history: dict[str, list[float]]) -> None:
-    """Write per-epoch values, metric name to list, as CSV with a column `epoch` that counts from 1."""
+    """Write per-epoch values, metric name to list, as CSV with a column `epoch` that counts from 1.
+
+    Raises:
+        SystemExit: with one line, if a value is not finite.
+    """
+    check_history(history, path)
     rows = [",".join(["epoch", *history])]
     for epoch, values in enumerate(zip(*history.values(), strict=True), start=1):
         rows.append(",".join([str(epoch), *(f"{value:.6g}" for value in values)]))
     with placed(path) as temporary:
         temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def check_history(history: dict[str, list[float]], where: str | Path) -> None:
+    """End the program with one line, `where` first, if a value in a training's history is not finite."""
+    for name, values in history.items():
+        for epoch, value in enumerate(values, start=1):
+            if not math.isfinite(value):
+                raise SystemExit(
+                    f"{where}: {name} is {value} after epoch {epoch}: the training diverged; try a lower learning rate"
+                )
 
 
 def read_history(path: str | Path) -> dict[str, list[float]]:

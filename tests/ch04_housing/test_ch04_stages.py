@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.model_selection import train_test_split
 
@@ -163,12 +163,26 @@ def test_metrics_reproduce_what_the_model_files_give(chapter):
         np.testing.assert_allclose(saved[f"{name}_predictions"], predictions["runs"][0][rows], rtol=1e-4)
 
 
-def test_networks_that_diverge_end_the_evaluation_in_one_line(open_workspace):
+def test_networks_that_diverge_end_the_training_in_one_line(open_workspace):
     with open_workspace({**SMALL, "ch04.recipe": "book", "ch04.book.learning_rate": 1e6}) as workspace:
         workspace.write_housing()
-        with pytest.raises(SystemExit, match=r"^ch04_evaluate: a network of runs diverged in training: try a lower"):
+        with pytest.raises(SystemExit, match=r"^metrics/history/ch04.csv: train_loss is (nan|inf) after epoch \d+: "):
             workspace.run("ch04", tracked=False)
-        assert "metrics/ch04.json" not in workspace.outputs()
+        assert "metrics/history/ch04.csv" not in workspace.outputs()
+
+
+def test_a_network_of_a_fold_that_diverged_ends_the_evaluation_in_one_line(chapter):
+    workspace, _, outputs = chapter
+    weights = load(outputs["data/models/ch04/folds.safetensors"])
+    name = next(name for name, value in weights.items() if value.is_floating_point() and name.endswith("bias"))
+    weights[name][0] = float("nan")
+    path = workspace.path / "data/models/ch04/folds.safetensors"
+    path.write_bytes(save(weights))
+    try:
+        with pytest.raises(SystemExit, match=r"^ch04_evaluate: a network of folds diverged in training: try a lower"):
+            workspace.step("stages.ch04_housing.evaluate")
+    finally:
+        path.write_bytes(outputs["data/models/ch04/folds.safetensors"])
 
 
 def test_peers_have_the_same_folds_and_features(chapter):

@@ -14,6 +14,7 @@ from stages.ch04_housing.gaussian_process import (
     likeliest_scales,
     likelihood_gradient,
     log_likelihood,
+    same_group,
 )
 
 
@@ -91,7 +92,7 @@ def test_gradient_is_the_limit_of_differences(problem):
 def test_gradient_with_groups_is_the_limit_of_differences(grouped_problem):
     rows, targets, _ = grouped_problem
     start = scales(4, (3,)) + torch.linspace(-0.5, 0.7, 7, dtype=torch.float64)
-    found = likelihood_gradient(rows, targets, start, (3,))
+    found = likelihood_gradient(rows, targets, start, same_group(rows, rows, (3,)))
     steps = 1e-5 * torch.eye(7, dtype=torch.float64)
     around = [[log_likelihood(rows, targets, start + sign * step, (3,)) for sign in (1, -1)] for step in steps]
     differences = torch.stack([(above - below) / 2e-5 for above, below in around])

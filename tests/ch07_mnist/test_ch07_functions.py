@@ -290,6 +290,15 @@ def test_without_held_out_pictures_the_last_epoch_is_kept():
     assert all(torch.equal(trainer.best[name], value) for name, value in trainer.model.state_dict().items())
 
 
+def test_training_that_diverges_ends_after_its_epoch():
+    saved = []
+    trainer = Trainer(build_network("book", [1, 2, 3], dropout=0.0), **{**BOOK, "learning_rate": 1e30})
+    with pytest.raises(SystemExit, match=r"^ch07_train: train_loss is (nan|inf) after epoch 1: the training diverged"):
+        train(trainer, pictures(64), pictures(0), None, after_epoch=saved.append, **{**BOOK_OPTIONS, "epochs": 9})
+    assert trainer.epochs_done == 1
+    assert saved == []
+
+
 RESUMED = {
     "tuned": ("tuned", SGD, OPTIONS, random_affine(9.0, 0.07, 0.1, 6.0), 12),
     "book": ("book", BOOK, BOOK_OPTIONS, None, 0),
@@ -312,6 +321,7 @@ def test_training_goes_on_after_each_epoch_to_the_same_bytes(workspace, recipe):
         checkpoints.append(Checkpoint("ch07_train", f"epoch{trainer.epochs_done}"))
         trainer.save(checkpoints[-1])
 
+    whole.started -= 1000  # as if it had taken so many seconds
     train(whole, data, validation, transform, after_epoch=save, **options)
     assert whole.epochs_done == len(checkpoints) == 4
     for done, checkpoint in enumerate(checkpoints[:-1], start=1):
@@ -319,6 +329,7 @@ def test_training_goes_on_after_each_epoch_to_the_same_bytes(workspace, recipe):
         resumed = Trainer(build_network(network, [4, 6, 8], dropout=0.25), **optimization)
         resumed.restore(checkpoint)
         assert resumed.epochs_done == done
+        assert whole.started <= resumed.started < whole.started + 100
         train(resumed, data, validation, transform, **options)
         assert resumed.history == whole.history
         assert resumed.best_accuracy == whole.best_accuracy

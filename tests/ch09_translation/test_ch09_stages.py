@@ -4,6 +4,7 @@ Killed while it trains, it goes on to the same bytes; in two processes, it learn
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from stages.ch09_translation.evaluate import scores, token_accuracy
 from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.train import Trainer, mixed_precision, rate_share
 from stages.ch09_translation.translator import load_translator
+from stages.common.checkpoint import Checkpoint
 
 SMALL = {
     "ch09.tuned.vocabulary": 320,
@@ -285,17 +287,44 @@ def test_error_rates_are_edits_over_the_references_length():
     assert found["cer"] == pytest.approx((4 + 3) / (8 + 5))
 
 
-def test_trainer_keeps_the_mean_of_the_last_epochs_if_it_is_better(monkeypatch):
+def small_trainer(averaged_epochs: int) -> Trainer:
     from accelerate import Accelerator
 
     from stages.ch09_translation.model import Transformer
 
     AcceleratorState._reset_state(True)
     model = Transformer(9, 9, d_model=8, layers=1, heads=2, d_ff=8, longest=9)
-    trainer = Trainer(model, Accelerator(cpu=True), 0.01, "linear", 0.0, 0.1, 1.0, averaged_epochs=2)
+    return Trainer(model, Accelerator(cpu=True), 0.01, "linear", 0.0, 0.1, 1.0, averaged_epochs)
+
+
+def test_training_that_diverges_ends_after_its_epoch(monkeypatch):
+    trainer = small_trainer(averaged_epochs=2)
+    losses = iter([3.0, math.nan, math.nan])
+    monkeypatch.setattr(trainer, "loss_on", lambda *_: next(losses))
+    with pytest.raises(SystemExit) as error:
+        for epoch in range(3):
+            trainer.history.setdefault("train_loss", []).append(float(epoch))
+            trainer.validate([], [], epochs=3)
+    assert str(error.value) == (
+        "ch09_train: validation_loss is nan after epoch 2: the training diverged; try a lower learning rate"
+    )
+
+
+def test_training_time_leaves_a_break_out(workspace):
+    trainer, resumed = small_trainer(0), small_trainer(0)
+    trainer.started = time.time() - 1000
+    checkpoint = Checkpoint("ch09_train", "seconds")
+    trainer.save(checkpoint)
+    resumed.started = time.time() + 500  # goes on so much later
+    resumed.restore(checkpoint)
+    assert time.time() + 500 - resumed.started == pytest.approx(1000, abs=60)
+
+
+def test_trainer_keeps_the_mean_of_the_last_epochs_if_it_is_better(monkeypatch):
+    trainer = small_trainer(averaged_epochs=2)
     losses = iter([3.0, 2.0, 2.5, 1.0])
     monkeypatch.setattr(trainer, "loss_on", lambda *_: next(losses))
-    bias = model.bias
+    bias = trainer.model.bias
     for epoch, value in enumerate([5.0, 1.0, 3.0], start=1):
         trainer.history.setdefault("train_loss", []).append(float(epoch))
         with torch.no_grad():

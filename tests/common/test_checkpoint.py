@@ -48,6 +48,18 @@ def test_another_order_in_memory_comes_back_equal():
     assert torch.equal(loaded["images"], tensor) and torch.equal(loaded["transposed"], tensor[0, 0].T)
 
 
+def test_tensors_that_share_memory_come_back_each_by_itself():
+    whole = torch.arange(12.0).reshape(3, 4)
+    weight = nn.Parameter(torch.ones(2))
+    checkpoint = Checkpoint("ch07_train", "f" * 64)
+    shared = {"whole": whole, "again": whole, "rows": whole[1:], "columns": whole[:, 1:], "tied": weight, "to": weight}
+    checkpoint.save(shared, {})
+    loaded, _ = checkpoint.load()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in shared.items())
+    loaded["whole"].zero_()
+    assert loaded["again"].sum() == whole.sum()
+
+
 def test_saving_again_replaces(main_workspace):
     checkpoint = Checkpoint("ch07_train", "f" * 64)
     for epoch in range(3):

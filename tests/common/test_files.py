@@ -1,5 +1,8 @@
 """stages.common.files: a result is there whole or not at all, and what was written reads back the same."""
 
+import math
+
+import numpy as np
 import pytest
 
 from stages.common.files import file_hash, placed, read_history, read_json, rounded, write_history, write_json
@@ -49,6 +52,21 @@ def test_placed_without_a_file_written_is_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_placed_like_a_file(tmp_path):
+    with placed(tmp_path / "corpus") as path:
+        path.mkdir()
+        (path / "part").write_text("whole")
+    assert [found.relative_to(tmp_path).as_posix() for found in tmp_path.rglob("*")] == ["corpus", "corpus/part"]
+
+
+def test_half_a_folder_is_removed(tmp_path):
+    with pytest.raises(ZeroDivisionError), placed(tmp_path / "corpus") as path:
+        path.mkdir()
+        (path / "part").write_text("hal")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_json_in_the_order_given_and_readable(tmp_path):
     values = {"r2": 0.5, "accuracy": 1, "имя": [1, None]}
     write_json(tmp_path / "metrics.json", values)
@@ -64,6 +82,15 @@ def test_json_that_cannot_be_written_keeps_the_old_file(tmp_path):
         write_json(tmp_path / "metrics.json", {"r2": 0.5, "when": object()})
     assert read_json(tmp_path / "metrics.json") == {"r2": 0.5}
     assert list(tmp_path.iterdir()) == [tmp_path / "metrics.json"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, np.float64("-inf")])
+def test_json_has_finite_numbers_alone(tmp_path, value):
+    with pytest.raises(SystemExit, match=rf"metrics.json: r2 is {value}: did a training diverge\? Then try a lower"):
+        write_json(tmp_path / "metrics.json", {"accuracy": 0.5, "r2": value})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "metrics.json", {"layers": [0.5, value]})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rounded_gives_plain_floats():
@@ -82,6 +109,15 @@ def test_history_reads_back(tmp_path):
 def test_history_of_unequal_lengths_is_refused(tmp_path):
     with pytest.raises(ValueError, match="shorter"):
         write_history(tmp_path / "history.csv", {"train_loss": [0.5, 0.25], "accuracy": [0.0]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_history_of_a_training_that_diverged_is_refused(tmp_path):
+    with pytest.raises(SystemExit) as error:
+        write_history(tmp_path / "history.csv", {"train_loss": [0.5, 0.7, 0.9], "val_loss": [0.5, math.inf, math.nan]})
+    assert str(error.value) == (
+        f"{tmp_path / 'history.csv'}: val_loss is inf after epoch 2: the training diverged; try a lower learning rate"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
