@@ -35,7 +35,7 @@ TURNS = 5
 
 @torch.no_grad()
 def one_by_one(model: Transformer, src: torch.Tensor, longest: int) -> list[int]:
-    """Return the tokens for one source (1, S) as the book's greedy_decode finds them (fig. 104)."""
+    """Return the tokens for one source (1, S) one by one, as the book's repository does."""
     padding = torch.full((1, LONGEST - src.shape[1]), PAD, device=src.device)
     src = torch.cat([src, padding], dim=1)
     src_mask = padding_mask(src, PAD)

@@ -43,7 +43,7 @@ def padded_to(tensor: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def plain_step(model: Transformer, optimizer: Adam, batch: Batch) -> None:
-    """One step of the chapter's train_model (fig. 106)."""
+    """One step of the chapter's train_model."""
     src, tgt, labels = (padded_to(part, LONGEST).to(model.bias.device) for part in batch)
     logits = model(src, tgt)
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=PAD, label_smoothing=0.1)
@@ -125,7 +125,7 @@ def pipelines_program(turns: Connection, device: torch.device, batch_tokens: int
     keep_few_kernels()
     src, tgt, model = corpus(device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision("auto", device))
-    trainer = Trainer(model, accelerator, 1e-4, "constant", 0.0, 0.1, 0.0, 0)
+    trainer = Trainer(model, accelerator, 1e-4, 0.999, "constant", 0.0, 0.1, 0.0, 0)
     trainer.objective.train()
     epochs = (batch_numbers(src, tgt, batch_tokens, np.random.default_rng(seed)) for seed in itertools.count())
     batches = itertools.chain.from_iterable(epochs)

@@ -690,6 +690,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "warmup": (0.123, "train"),
         "label_smoothing": (0.123, "train"),
         "clip_norm": (1.23, "train"),
+        "beta2": (0.97, "train"),
         "averaged_epochs": (2, "train"),
         "precision": ("bfloat16", "train evaluate"),
         "memory_pairs": (7, "evaluate"),

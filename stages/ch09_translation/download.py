@@ -2,7 +2,7 @@
 
 In: nothing but the network or `DATA_MIRROR`. Out: `data/raw/ch09/`, with the file of the corpus that `ch09.corpus`
 names: `homeassistant.whl`, the wheel of Home Assistant, in which the texts of its interface lie, or
-`opus_books.parquet`, the book's 17,496 sentences of literature (fig. 89, `load_dataset("opus_books", "en-ru")`).
+`opus_books.parquet`, the book's 17,496 sentences of literature (`load_dataset("opus_books", "en-ru")`).
 
 The wheel is only downloaded; nothing of it is installed or run.
 """

@@ -28,6 +28,7 @@ class Recipe(Strict):
     batch_pairs: Count
     batch_tokens: Count
     learning_rate: PositiveFloat
+    beta2: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["linear", "constant"]
     warmup: Fraction
     label_smoothing: Fraction

@@ -1,4 +1,4 @@
-"""Chapter 9, step 2: clean the texts, split them, learn the tokenizers and turn texts into tokens (figs. 97 to 99).
+"""Chapter 9, step 2: clean the texts, split them, learn the tokenizers and turn texts into tokens.
 
 In: data/raw/ch09/. Out: data/prepared/ch09/corpus, a `datasets.DatasetDict` of train, val and test with the columns
 `en`, `ru` and their tokens `src` and `tgt`; data/prepared/ch09/tokenizers.json, both; data/prepared/ch09/counts.json,

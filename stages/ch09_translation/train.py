@@ -1,4 +1,4 @@
-"""Train the Transformer of chapter 9 (figs. 100 to 103).
+"""Train the Transformer of chapter 9, as its `train_model` does.
 
 In: data/prepared/ch09/corpus. Out: data/models/ch09/transformer.safetensors, with the shape of the network and the hash
 of its tokenizers; metrics/history/ch09.csv with the loss of every epoch; and a run in MLflow. Every epoch leaves a
@@ -44,7 +44,7 @@ TOKENIZERS = "data/prepared/ch09/tokenizers.json"
 COUNTS = "data/prepared/ch09/counts.json"
 MODEL = Path("data/models/ch09/transformer.safetensors")
 HISTORY = "metrics/history/ch09.csv"
-BETAS, EPSILON = (0.9, 0.98), 1e-9  # of Adam, as section 5.3 of the paper has them; the book's are the same but 0.98
+BETA1, EPSILON = 0.9, 1e-9  # of Adam, as section 5.3 of the paper has them, and the book
 VALIDATION_TOKENS = 4000  # in a batch
 LABELS_AT_ONCE = 1024  # whose logits of the whole vocabulary are in memory together
 
@@ -100,6 +100,7 @@ class Trainer:
         model: Transformer,
         accelerator: Accelerator,
         learning_rate: float,
+        beta2: float,
         schedule: str,
         warmup: float,
         label_smoothing: float,
@@ -109,7 +110,7 @@ class Trainer:
         self.model, self.accelerator = model, accelerator
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
         self.label_smoothing, self.clip_norm, self.averaged_epochs = label_smoothing, clip_norm, averaged_epochs
-        self.optimizer = Adam(model.parameters(), learning_rate, betas=BETAS, eps=EPSILON)
+        self.optimizer = Adam(model.parameters(), learning_rate, betas=(BETA1, beta2), eps=EPSILON)
         self.objective, self.prepared = accelerator.prepare(Objective(model), self.optimizer)
         self.history: dict[str, list[float]] = {}
         self.started = time.time()
@@ -264,7 +265,7 @@ def main() -> None:
         model.set_embeddings(*map(torch.from_numpy, vectors))
     model = model.to(accelerator.device)
     optimization = recipe.select(
-        "learning_rate", "schedule", "warmup", "label_smoothing", "clip_norm", "averaged_epochs"
+        "learning_rate", "beta2", "schedule", "warmup", "label_smoothing", "clip_norm", "averaged_epochs"
     )
     batching = recipe.select("epochs", "batch_tokens", "batch_pairs")
     trainer = Trainer(model, accelerator, **optimization)

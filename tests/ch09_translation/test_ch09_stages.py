@@ -294,7 +294,7 @@ def small_trainer(averaged_epochs: int) -> Trainer:
 
     AcceleratorState._reset_state(True)
     model = Transformer(9, 9, d_model=8, layers=1, heads=2, d_ff=8, longest=9)
-    return Trainer(model, Accelerator(cpu=True), 0.01, "linear", 0.0, 0.1, 1.0, averaged_epochs)
+    return Trainer(model, Accelerator(cpu=True), 0.01, 0.98, "linear", 0.0, 0.1, 1.0, averaged_epochs)
 
 
 def test_training_that_diverges_ends_after_its_epoch(monkeypatch):
