@@ -26,7 +26,10 @@ book: setup      ## run the book's own recipes as one experiment; writes metrics
 	$(BIN)/python -m stages.book
 
 ui: setup        ## compare runs in MLflow's UI
-	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+	@case "$$MLFLOW_TRACKING_URI" in \
+		http*) echo "The runs are at $$MLFLOW_TRACKING_URI: open that page" ;; \
+		*) $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
+	esac
 
 lint: setup      ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

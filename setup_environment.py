@@ -2,8 +2,8 @@
 
 Every package is pinned and checked by its hash. It is quick when it is done already. The index is the one that pip is
 configured for. With `--torch-index INDEX` torch and torchvision come from another one, in the pinned versions but
-without hashes, since the lock file has those of other builds, and CUDA's packages are left out; a later set-up keeps to
-that index.
+without hashes, since the lock file has those of other builds, and CUDA's packages are left out. A later set-up keeps to
+that index; `--torch-index ""` goes back to the lock file's own.
 """
 
 import argparse
@@ -41,8 +41,10 @@ def locked(package: str) -> str:
 def uv_environment() -> dict[str, str]:
     """Return the variables for uv: the environment to install into, and pip's index, which uv doesn't look up."""
     variables = {**os.environ, "VIRTUAL_ENV": str(ENVIRONMENT)}
-    command = [PYTHON, "-m", "pip", "config", "get", "global.index-url"]
-    index = subprocess.run(command, capture_output=True, text=True).stdout.strip() or os.environ.get("PIP_INDEX_URL")
+    listed = subprocess.run([PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    found = dict(re.findall(r"^(\S+)\.index-url='(.*)'$", listed, re.MULTILINE))
+    # As pip: its variable counts most, then what is set for its command, then what is set for all.
+    index = next((found[section] for section in (":env:", "install", "global") if section in found), None)
     if index and "UV_DEFAULT_INDEX" not in variables:
         variables["UV_DEFAULT_INDEX"] = index
     return variables
@@ -51,9 +53,9 @@ def uv_environment() -> dict[str, str]:
 def create_environment() -> None:
     try:
         venv.create(ENVIRONMENT, with_pip=True, clear=True)
-    except (subprocess.CalledProcessError, SystemExit) as error:
-        shutil.rmtree(ENVIRONMENT)  # half of one would be taken for a whole one
-        if isinstance(error, SystemExit):  # Debian's venv has said what to install
+    except BaseException as error:
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)  # half of one would be in the way
+        if not isinstance(error, subprocess.CalledProcessError):  # Debian's venv exits, and has said what to install
             raise
         raise SystemExit(
             "Python can't make an environment with pip; on Debian and Ubuntu install python3-venv, and try again"
@@ -67,15 +69,22 @@ def main() -> None:
             "(make can be told which to use: make PYTHON=python3.13 setup)"
         )
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torch-index", metavar="INDEX", help="URL or folder that torch and torchvision come from")
+    parser.add_argument(
+        "--torch-index",
+        metavar="INDEX",
+        help='URL of an index, or folder of wheels, that torch and torchvision come from; "" is the lock file\'s own',
+    )
     index = parser.parse_args().torch_index
     done, _, index_before = STAMP.read_text(encoding="utf-8").partition(" ") if STAMP.exists() else ("", "", "")
     index = index_before if index is None else index
+    wheels = bool(index) and Path(index).is_dir()
+    if wheels:
+        index = str(Path(index).resolve())
     wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
     if (done, index_before) == (wanted, index) and PYTHON.exists():
         return
     print(f"Setting up {ENVIRONMENT} (a few minutes the first time)", flush=True)
-    if not PYTHON.exists():
+    if not (PYTHON.exists() and STAMP.exists()):  # the stamp comes when the environment is whole
         create_environment()
     STAMP.write_text(f"unfinished {index}", encoding="utf-8")  # until all is there
     installer, locked_here = ENVIRONMENT / "installer.txt", LOCK
@@ -93,10 +102,11 @@ def main() -> None:
         subprocess.run([*uv, "sync", "--require-hashes", *options, locked_here], check=True, env=uv_environment())
         if index:
             torch = [pin.split()[0] for pin in pins() if OF_TORCH.match(pin)]
-            source = ["--no-deps", "--default-index", index]
+            source = ["--no-deps", *(["--no-index", "--find-links"] if wheels else ["--default-index"]), index]
             subprocess.run([*uv, "install", *source, *options, *torch], check=True, env=uv_environment())
     except subprocess.CalledProcessError as error:
-        raise SystemExit(f"set-up failed (see above): {' '.join(map(str, error.cmd))}") from None
+        origin = f"; torch comes from {index}, until --torch-index names another" if index else ""
+        raise SystemExit(f"set-up failed (see above){origin}: {' '.join(map(str, error.cmd))}") from None
     STAMP.write_text(f"{wanted} {index}", encoding="utf-8")
 
 

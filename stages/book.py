@@ -6,6 +6,7 @@ chapter takes in metrics/book/timings/chNN.json, and metrics/book/lock.yaml, the
 code and parameters they belong to; of a chapter that only `--all` runs, the last such experiment's.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 
 from stages.common.files import placed, write_json
 from stages.common.params import PARAMS_FILE, read_yaml
+from stages.params_schema import main as check_parameters
 
 NAME = "book"
 # With the book's recipe it trains 60 million weights for 20,000 steps, more than an hour on two cores: `--all` runs it,
@@ -70,7 +72,13 @@ def stages_of(chapters: set[str], stages: dict[str, dict]) -> dict[str, dict]:
 
 
 def main() -> int:
-    left_out = set() if "--all" in sys.argv[1:] else LONG
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--all", action="store_true", help="the chapters that take an hour, too")
+    left_out = set() if parser.parse_args().all else LONG
+    if status := check_parameters():
+        return status
     chapters = [name for name in chapters_with_recipes(read_yaml(PARAMS_FILE)) if name not in left_out]
     settings = [argument for chapter in chapters for argument in ("-S", f"{chapter}.recipe=book")]
     dvc = [sys.executable, "-m", "dvc", "exp"]

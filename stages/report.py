@@ -17,7 +17,7 @@ from string import Template
 import pandas as pd
 
 from stages.common.files import placed, read_json
-from stages.common.params import PARAMS_FILE, read_yaml
+from stages.common.params import PARAMS_FILE, ParametersError, read_yaml, report
 
 LOCK = Path("dvc.lock")
 METRICS = Path("metrics")
@@ -187,7 +187,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("report.html"))
     output = parser.parse_args().output
-    text = page()
+    try:
+        text = page()
+    except ParametersError as error:
+        return report(error)
     with placed(output) as path:
         path.write_text(text, encoding="utf-8")
     print(f"The report is in {output}")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from stages.book import LONG, chapters_with_recipes
-from stages.common.files import file_hash, read_json
+from stages.common.files import file_hash, read_json, write_json
 from stages.common.params import read_yaml, value_at
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +44,17 @@ def test_every_stage_ran_with_the_books_recipe():
         if name.endswith(".recipe") and name.split(".")[0] in RUN
     }
     assert recipes == {(f"{chapter}.recipe", "book") for chapter in RUN}
+
+
+@pytest.mark.parametrize("chapter", RUN)
+def test_book_numbers_are_those_of_the_lock(chapter, tmp_path):
+    kept = read_json(ROOT / f"metrics/book/{chapter}.json")
+    outs = {out["path"]: out["md5"] for entry in LOCK.values() for out in entry["outs"]}
+    single = outs.keys() & {f"metrics/{chapter}.json"}
+    files = {f"metrics/{chapter}.json": kept} if single else {f"metrics/{chapter}/{k}.json": v for k, v in kept.items()}
+    for path, values in files.items():
+        write_json(tmp_path / "again.json", values)
+        assert file_hash(tmp_path / "again.json", "md5") == outs[path], path
 
 
 def test_book_results_stand_beside_the_default_ones():

@@ -519,8 +519,6 @@ CHAPTERS = {
         "launcher": ("torchrun --nproc_per_node 2 -m", ""),  # no parameter of a stage, but part of a command
         "val_share": (0.123, "tokenize"),
         "test_share": (0.123, "tokenize"),
-        "beams": (7, "evaluate"),
-        "length_penalty": (0.5, "evaluate"),
     },
 }
 
@@ -697,6 +695,8 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "memory_nearest": (7, "evaluate"),
         "memory_temperature": (1.23, "evaluate"),
         "memory_reach": (1.23, "evaluate"),
+        "beams": (7, "evaluate"),
+        "length_penalty": (0.5, "evaluate"),
     },
 }
 

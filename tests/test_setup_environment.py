@@ -20,6 +20,7 @@ def set_up(tmp_path, monkeypatch):
     (environment / "bin/python").touch()
     for name, path in {"ENVIRONMENT": "", "STAMP": "requirements.sha256", "PYTHON": "bin/python"}.items():
         monkeypatch.setattr(setup_environment, name, environment / path)
+    setup_environment.STAMP.touch()
     commands: list[list[str]] = []
 
     def run(command, **options):
@@ -91,7 +92,11 @@ def test_what_failed_is_done_again_with_the_same_index(set_up, monkeypatch):
 
 @pytest.mark.parametrize(
     ("error", "message"),
-    [(subprocess.CalledProcessError(1, "ensurepip"), "install python3-venv"), (SystemExit(1), "1")],  # Debian's exits
+    [
+        (subprocess.CalledProcessError(1, "ensurepip"), "install python3-venv"),
+        (SystemExit(1), "1"),  # as Debian's venv ends
+        (KeyboardInterrupt(), ""),
+    ],
 )
 def test_half_an_environment_is_not_left_behind(set_up, monkeypatch, error, message):
     def create(environment, **options):
@@ -100,9 +105,42 @@ def test_half_an_environment_is_not_left_behind(set_up, monkeypatch, error, mess
 
     setup_environment.PYTHON.unlink()
     monkeypatch.setattr(setup_environment.venv, "create", create)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit if message else KeyboardInterrupt, match=message or None):
         set_up()
     assert not setup_environment.ENVIRONMENT.exists()
+
+
+def test_an_environment_that_a_killed_set_up_left_is_made_anew(set_up, monkeypatch):
+    made = []
+    monkeypatch.setattr(setup_environment, "create_environment", lambda: made.append(True))
+    setup_environment.STAMP.unlink()  # it is written when the environment is whole, before anything is installed
+    set_up()
+    assert made == [True]
+    set_up("--torch-index", "folder")
+    assert made == [True]
+
+
+@pytest.mark.parametrize(
+    ("configured", "index"),
+    [
+        ("", None),
+        ("global.index-url='https://a/simple'\nglobal.timeout='60'\n", "https://a/simple"),
+        ("global.index-url='https://a/simple'\ninstall.index-url='https://b/simple'\n", "https://b/simple"),
+        (":env:.index-url='https://c/simple'\nglobal.index-url='https://a/simple'\n", "https://c/simple"),
+    ],
+)
+def test_uv_has_the_index_that_pip_has(monkeypatch, configured, index):
+    monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
+    done = subprocess.CompletedProcess([], 0, stdout=configured)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert setup_environment.uv_environment().get("UV_DEFAULT_INDEX") == index
+
+
+def test_torch_from_a_folder_of_wheels(set_up, tmp_path):
+    (tmp_path / "wheels").mkdir()
+    *_, install = set_up("--torch-index", str(tmp_path / "wheels"))
+    assert install[install.index("--find-links") + 1] == str(tmp_path / "wheels")
+    assert "--no-index" in install and "--default-index" not in install
 
 
 def test_old_python_is_told_how_to_name_another(monkeypatch):

@@ -2,24 +2,31 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.common.schema import PositiveFloat, PositiveInt, Strict, Threads
 
 Iterations = Annotated[int, Field(ge=1, le=10_000)]
+Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class Recipe(Strict):
     """One way through chapter 2; pages and figures as in the book's program."""
 
     points: PositiveInt
-    slope: float
-    initial_weight: float
+    slope: Weight
+    initial_weight: Weight
     gradient: Literal["mean", "sum"]
     learning_rate: PositiveFloat
     numpy_iterations: Iterations
     autograd_iterations: Iterations
     difference_step: PositiveFloat
+
+    @model_validator(mode="after")
+    def relations(self):
+        if self.initial_weight == self.slope:
+            raise ValueError(f"initial_weight {self.initial_weight} must not be slope: nothing would be left to learn")
+        return self
 
 
 class Autograd(Strict):

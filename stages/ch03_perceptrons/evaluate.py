@@ -5,6 +5,7 @@ metrics/history/ch03.csv. Out: metrics/ch03.json; metrics/facts/ch03.json with e
 data/evaluated/ch03/figures.npz with the curves, surfaces and regions that `plot` draws.
 """
 
+import itertools
 import warnings
 
 import numpy as np
@@ -83,6 +84,20 @@ def xor_region(weights: Tensors, run: int) -> np.ndarray:
     return torch.sigmoid(xor_logits(one, points)).view(GRID, GRID).numpy()
 
 
+def best_line(points: torch.Tensor, classes: torch.Tensor) -> tuple[float, np.ndarray]:
+    """Return the largest share of the points (points, 2) that a line can put on the side of its class (points, 1).
+
+    Of all lines a few stand for every way to part the corners of a square by one: those with weights of −1, 0 and 1.
+
+    Returns:
+        The share, and the first such line, (w1, w2, b): class 1 is where w1·x1 + w2·x2 + b > 0.
+    """
+    lines = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0), (-1.0, 0.0, 1.0), (-1.5, -0.5, 0.5, 1.5))))
+    found = points @ lines[:, :2].T + lines[:, 2] > 0  # (points, lines)
+    shares = (found == (classes > 0.5)).float().mean(dim=0)
+    return shares.max().item(), lines[shares.argmax()].numpy()
+
+
 def share_sum_error(softmax_dim: str) -> float:
     """Return how far fig. 34's shares of the two classes are from adding up to 1, of inputs (4, 3, 10), at most."""
     with warnings.catch_warnings():
@@ -92,8 +107,9 @@ def share_sum_error(softmax_dim: str) -> float:
 
 
 def steps_to(losses: list[float], share: float) -> int:
-    """Return the first step, counted from 1, that begins with a loss below `share` of the first one; 0 if none does."""
-    return next((step for step, loss in enumerate(losses, start=1) if loss < share * losses[0]), 0)
+    """Return the step, counted from 1, from which on the loss stays below `share` of the first one; 0 if it doesn't."""
+    above = [step for step, loss in enumerate(losses, start=1) if loss >= share * losses[0]]
+    return above[-1] + 1 if above[-1] < len(losses) else 0
 
 
 @torch.no_grad()
@@ -119,7 +135,9 @@ def main() -> None:
     last_outputs = arrays["layer_inputs"] @ ways["layer_rule_weight"][-1].T + ways["layer_rule_bias"][-1]
     xor = {name: weights_of(weights, name) for name in ("xor_one", "xor_two")}
     points, classes = tensors["xor_inputs"], tensors["xor_targets"]
-    accuracies = {name: xor_accuracies(xor[name], points, classes) for name in xor}
+    solved = xor_accuracies(xor["xor_two"], points, classes) == 1  # (runs,)
+    one_layer = torch.sigmoid(xor_logits(xor["xor_one"], points))  # (runs, points)
+    line_share, line = best_line(points, classes)
     predictions = [
         outputs_of(MultiLayer(recipe.output), weights_of(weights, f"multilayer{run}"), tensors["test_inputs"])
         for run in range(recipe.multilayer_runs)
@@ -140,8 +158,9 @@ def main() -> None:
             **{f"{name}_rule_difference": float(f"{values.max():.3g}") for name, values in differences.items()},
             "layer_rmse": round(float(np.sqrt(np.mean((last_outputs - arrays["layer_targets"]) ** 2))), 6),
             "layer_rmse_least_squares": round(least_squares(arrays["layer_inputs"], arrays["layer_targets"]), 6),
-            "xor_one_layer_accuracy": accuracies["xor_one"].max().item(),
-            "xor_two_layers_solved": round((accuracies["xor_two"] == 1).float().mean().item(), 6),
+            "xor_best_line": line_share,
+            "xor_one_layer_from_half": float(f"{(one_layer - 0.5).abs().max().item():.3g}"),
+            "xor_two_layers_solved": round(solved.float().mean().item(), 6),
             "single_layer_parameters": parameter_count(SingleLayer()),
             "multilayer_parameters": parameter_count(MultiLayer()),
             "multilayer_printed_parameters": parameter_count(MultiLayerAsPrinted()),
@@ -156,14 +175,14 @@ def main() -> None:
         },
     )
     write_json("metrics/facts/ch03.json", {"facts": facts})
-    best = int(accuracies["xor_two"].argmax())
     save_arrays(
         FIGURES,
         **{f"activation_{name}": values for name, values in activation_curves.items()},
         **surface,
         **{f"{name}_difference": values for name, values in differences.items()},
-        xor_one=xor_region(xor["xor_one"], int(accuracies["xor_one"].argmax())),
-        xor_two=xor_region(xor["xor_two"], best),
+        xor_one=xor_region(xor["xor_one"], 0),
+        xor_two=xor_region(xor["xor_two"], int(solved.int().argmax())),
+        xor_line=line,
     )
 
 

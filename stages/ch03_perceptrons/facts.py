@@ -37,7 +37,11 @@ def activation_facts() -> Facts:
     inputs = torch.randn(5, 3).double()
     linear = torch.allclose(inputs @ matrix.T @ other.T, inputs @ (other @ matrix).T)
     yield "25", "two linear layers in a row are one", linear
-    yield "27", "Variable(x) is the tensor itself", type(torch.autograd.Variable(x)) is torch.Tensor
+    weight = torch.ones(3, requires_grad=True)
+    wrapped = torch.autograd.Variable(weight)
+    same = type(wrapped) is torch.Tensor and wrapped.data_ptr() == weight.data_ptr()
+    yield "27", "Variable(x) is a plain tensor with x's memory", same
+    yield "27", "Variable(x) is cut off from x: no gradient gets there", not wrapped.requires_grad
 
 
 def network_facts() -> Facts:

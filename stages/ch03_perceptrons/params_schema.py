@@ -13,7 +13,7 @@ Runs = Annotated[int, Field(ge=1, le=1000)]
 class Recipe(Strict):
     """One way through chapter 3; figures as in the book's program."""
 
-    activation_points: Annotated[int, Field(ge=2, le=100_000)]
+    activation_points: Annotated[int, Field(ge=30, le=100_000)]  # with fewer a slope looks like a jump
     target_noise: NonNegativeFloat
     neuron_rate: PositiveFloat
     neuron_steps: Steps

@@ -216,6 +216,9 @@ def main() -> None:
         history[name] = losses
         weights |= {f"{name}.{key}": value for key, value in trained.items()}
 
+    for name, values in {**ways, **{name: value.numpy() for name, value in weights.items()}}.items():
+        if not np.isfinite(values).all():
+            raise SystemExit(f"ch03_train: {name} is not finite: the training diverged; try a lower rate")
     save_arrays(TRAINING, **ways)
     with placed(MODEL) as path:
         save_file({name: value.contiguous() for name, value in weights.items()}, path)

@@ -26,7 +26,7 @@ class Recipe(Strict):
     process_share: Annotated[float, Field(ge=0, le=1)]
     process_groups: list[Column]
     process_steps: Annotated[int, Field(ge=0)]
-    process_learning_rate: NonNegativeFloat
+    process_learning_rate: Annotated[float, Field(ge=0, le=1)]  # of logarithms: beyond, covariances are singular
     optimizer: Literal["adamw", "sgd"]
     schedule: Literal["one_cycle", "constant"]
     epochs: PositiveInt
@@ -53,7 +53,7 @@ class Housing(Strict):
     recipe: Literal["tuned", "book"]
     num_threads: Threads
     runs: PositiveInt
-    cv_splits: Annotated[int, Field(ge=2, le=DISTRICTS // 2)]  # R² needs two rows
+    cv_splits: Annotated[int, Field(ge=2, le=DISTRICTS // 10)]  # R² of fewer than ten rows says nothing
     cv_repeats: PositiveInt
     tuned: Recipe
     book: Recipe

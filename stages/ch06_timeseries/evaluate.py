@@ -39,7 +39,7 @@ def measure(
 
     Returns:
         r2, rmse: over all windows.
-        r2_ceiling: 1 − σ²/Var(targets): nobody can predict the noise itself.
+        r2_ceiling: 1 − σ²/Var(targets): on average nobody does better, since the noise itself can't be predicted.
         r2_gap: r2_ceiling − r2.
         persistence_r2: of the forecast "as the last value seen", a floor.
         r2_book_windows: over the first windows only, which is the number that the book's program would draw.

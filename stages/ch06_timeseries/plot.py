@@ -67,7 +67,7 @@ def main() -> None:
     panels = []
     for cell, color in CELLS.items():
         metrics = read_json(f"metrics/ch06/{cell}.json")
-        title = f"{cell.upper()}: R² {metrics['r2']:.3f} of at most {metrics['r2_ceiling']:.3f}"
+        title = f"{cell.upper()}: R² {metrics['r2']:.3f}; the noise allows {metrics['r2_ceiling']:.3f}"
         with np.load(f"data/evaluated/ch06/{cell}.npz") as forecast:
             panels.append((title, forecast["targets"], forecast["predictions"], color))
     plot_scatter(panels, PLOTS / "forecast.png")

@@ -1,6 +1,6 @@
 """Graphs that differ in a motif, to be told apart: a random tree-like graph with a house or with a ring of five.
 
-After the BA-2motifs of Luo et al. (2020): both motifs have five nodes, and nothing but their shape tells them apart.
+After the BA-2motifs of Luo et al. (2020): both motifs have five nodes, and the house one edge more, its ceiling.
 """
 
 import numpy as np

@@ -34,7 +34,7 @@ class Recipe(Strict):
     restart: Annotated[float, Field(gt=0, lt=1)]
     hops: PositiveInt
     node_dropout: Dropout
-    temperature: Annotated[float, Field(gt=0, le=1)]
+    temperature: Annotated[float, Field(ge=0.05, le=1)]  # far below, p^(1/T) is 0 for every class
     consistency: NonNegativeFloat
     warm_up: PositiveInt
     held_out_links: Annotated[float, Field(ge=0.001, le=0.9)]  # of 5,278

@@ -49,7 +49,7 @@ def plot_history(histories: Mapping[str, dict[str, list[float]]], every: int, pa
         epochs = every * np.arange(1, len(history["public_train_loss"]) + 1)
         left.plot(epochs, history["public_train_loss"], color=color, label=LABELS[layer])
         right.plot(epochs, history["public_val_accuracy"], color=color)
-    left.set(title="Loss on the 140 training papers", xlabel="epoch", ylabel="loss, with dropout")
+    left.set(title="Training loss (140 papers, the best one's of all)", xlabel="epoch", ylabel="loss, with dropout")
     right.set(title="Accuracy on the 500 validation papers", xlabel="epoch", ylabel="accuracy")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save_figure(figure, path)
@@ -169,7 +169,7 @@ def plot_computation(arrays: Mapping[str, np.ndarray], node: int, path: Path) ->
         axes.plot([], [], "o", color=colors[label], label=SUBJECTS[label])
     axes.plot([], [], "o", color="white", markeredgecolor=RED, label="the paper itself again")
     figure.legend(loc="outside right upper")
-    title = f"What paper {arrays['papers'][node]} is computed from: {len(first)} neighbours, {len(leaves)} paths"
+    title = f"Paper {arrays['papers'][node]} from its {len(first)} neighbours, by {len(leaves)} paths of two steps"
     axes.set(title=title, yticks=[], xlim=(-0.2, 2.3))
     axes.grid(False)
     save_figure(figure, path)

@@ -5,8 +5,8 @@ data/evaluated/ch09/translations.json, of every test text its source, reference,
 trained on, and the translation's chrF; data/evaluated/ch09/attention.npz, the attention of every head of the last layer
 to one source, and the first sinusoids.
 
-The book's program prints two of the validation sentences, blanks between all tokens, and computes its scores between
-such texts; here the scores are of plain texts, on sentences that nothing was chosen by.
+The book's program translates validation sentences, joins the tokens with blanks and scores that against the plain
+references; here the scores are of plain texts, on sentences that nothing was chosen by.
 """
 
 from stages.common import tracking
@@ -132,7 +132,7 @@ def main() -> int:
     set_up_torch(parameters.seed, parameters.ch09.num_threads)
     recipe = parameters.ch09.active
     options = recipe.select("memory_pairs", "memory_nearest", "memory_temperature", "memory_reach")
-    search = {"beams": parameters.ch09.beams, "penalty": parameters.ch09.length_penalty}
+    search = {"beams": recipe.beams, "penalty": recipe.length_penalty}
 
     import datasets
 
@@ -155,6 +155,9 @@ def main() -> int:
     metrics = measure(sources, references, translations, by_network, remembered)
     fitting = [number for number, tokens in enumerate(test["tgt"][:]) if len(tokens) < translator.longest]
     fitting = [number for number in fitting if len(translator.tokens(sources[number])) < translator.longest]
+    if not fitting:
+        print(f"error: all {len(sources)} test texts have {translator.longest} tokens or more", file=sys.stderr)
+        return 1
     metrics["token_accuracy"] = token_accuracy(
         translator, [test["src"][number] for number in fitting], [test["tgt"][number] for number in fitting]
     )
@@ -167,7 +170,7 @@ def main() -> int:
     names = ("source", "reference", "translation", "memory", "chrf")
     write_json(TRANSLATIONS, {"texts": [dict(zip(names, row, strict=True)) for row in rows]})
     shown = example_of(sources, translations, by_text)
-    maps, words, written = attention_maps(translator, sources[shown])
+    maps, words, written = attention_maps(translator, sources[shown], **search)
     d_model = translator.model.tgt_embedding.table.embedding_dim
     save_arrays(
         ATTENTION,
@@ -181,7 +184,7 @@ def main() -> int:
         "ch09_evaluate",
         MODEL,
         {f"test_{name}": value for name, value in metrics.items()},
-        {**parameters.ch09.select("beams", "length_penalty"), **options},
+        {**recipe.select("beams", "length_penalty"), **options},
     )
     return 0
 

@@ -39,6 +39,8 @@ class Recipe(Strict):
     memory_nearest: PositiveInt
     memory_temperature: PositiveFloat
     memory_reach: PositiveFloat
+    beams: Annotated[int, Field(ge=1, le=64)]
+    length_penalty: Annotated[float, Field(ge=0, le=10)]
 
     @model_validator(mode="after")
     def relations(self):
@@ -60,7 +62,5 @@ class Translation(Strict):
     launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( \S+)* -m$")]
     val_share: Annotated[float, Field(gt=0, le=0.4)]
     test_share: Annotated[float, Field(gt=0, le=0.4)]
-    beams: PositiveInt
-    length_penalty: NonNegativeFloat
     tuned: Recipe
     book: Recipe

@@ -59,7 +59,7 @@ def plot_lengths(rows: list[tuple[str, int, float, float]], path: Path) -> None:
     """BLEU by the number of words, of the translations and of the nearest text that was trained on."""
     figure, axes = new_figure(width=7)
     places = np.arange(len(rows))
-    axes.bar(places - 0.2, [network for *_, network, _ in rows], 0.4, color=BLUE, label="Transformer with its memory")
+    axes.bar(places - 0.2, [network for *_, network, _ in rows], 0.4, color=BLUE, label="translation here")
     axes.bar(places + 0.2, [memory for *_, memory in rows], 0.4, color=GREY, label="nearest known text")
     axes.set_xticks(places, [f"{name}\n{count} texts" for name, count, *_ in rows], fontsize=8)
     axes.set(

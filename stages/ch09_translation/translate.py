@@ -53,17 +53,19 @@ def arguments(values: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("text", nargs="*", help="texts to translate; without any, they are read from standard input")
     parser.add_argument("--file", metavar="PATH", help="a text file in UTF-8, a text each line; - is standard input")
-    parser.add_argument("--beam", type=int, metavar="N", help="width of the search; 1 is greedy (default: ch09.beams)")
+    parser.add_argument("--beam", type=int, metavar="N", help="width of the search, 1: greedy (default: the recipe's)")
     parser.add_argument(
         "--penalty",
         type=float,
-        help="exponent of the length by which scores are divided (default: ch09.length_penalty)",
+        help="exponent of the length by which scores are divided (default: the recipe's)",
     )
     parser.add_argument("--no-memory", action="store_true", help="the network alone: starts faster, translates worse")
     parser.add_argument("--attention", metavar="PNG", help="draw the last layer's attention to the first text")
     parsed = parser.parse_args(values)
     if parsed.beam is not None and not 1 <= parsed.beam <= 64:
         parser.error(f"--beam {parsed.beam}: must be from 1 to 64")
+    if parsed.penalty is not None and not 0 <= parsed.penalty <= 10:
+        parser.error(f"--penalty {parsed.penalty}: must be from 0 to 10")
     if parsed.text and parsed.file:
         parser.error("give texts or --file, not both")
     return parsed
@@ -71,12 +73,11 @@ def arguments(values: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = arguments(sys.argv[1:])
-    chapter = declared_parameters("ch09_evaluate").ch09
-    recipe = chapter.active
+    recipe = declared_parameters("ch09_evaluate").ch09.active
     of_memory = recipe.select("memory_pairs", "memory_nearest", "memory_temperature", "memory_reach")
     with_memory = of_memory["memory_pairs"] and not options.no_memory
-    beam = chapter.beams if options.beam is None else options.beam
-    penalty = chapter.length_penalty if options.penalty is None else options.penalty
+    beam = recipe.beams if options.beam is None else options.beam
+    penalty = recipe.length_penalty if options.penalty is None else options.penalty
     if not all(path.exists() for path in (MODEL, TOKENIZERS, *([CORPUS] if with_memory else []))):
         print("nothing is trained yet: first run dvc repro ch09_train", file=sys.stderr)
         return 1
@@ -99,7 +100,7 @@ def main() -> int:
     if options.attention and texts:
         from stages.ch09_translation.plot import plot_attention
 
-        plot_attention(*attention_maps(translator, texts[0]), Path(options.attention))
+        plot_attention(*attention_maps(translator, texts[0], beam, penalty), Path(options.attention))
     return 0
 
 

@@ -155,7 +155,9 @@ def load_translator(model_file: Path, tokenizers_file: Path, device: torch.devic
 
 
 @torch.no_grad()
-def attention_maps(translator: Translator, text: str) -> tuple[np.ndarray, list[str], list[str]]:
+def attention_maps(
+    translator: Translator, text: str, beams: int = 1, penalty: float = 1.0
+) -> tuple[np.ndarray, list[str], list[str]]:
     """Return how the last layer of the decoder attends to a text as it writes the translation.
 
     Returns (heads, T, S), the S tokens of the source and the T that are written, the ends last. Of a text that is too
@@ -165,7 +167,7 @@ def attention_maps(translator: Translator, text: str) -> tuple[np.ndarray, list[
     device = next(model.parameters()).device
     piece = (translator.pieces(text) or [""])[0]
     source = translator.tokens(piece)
-    (written,) = translator.search([piece], 1, 1.0)
+    (written,) = translator.search([piece], beams, penalty)
     attention = model.decoder[-1].cross_attention
     attention.keep_maps = True
     model(padded([[*source, LAST]]).to(device), padded([[FIRST, *written]]).to(device))

@@ -147,6 +147,9 @@ def test_layers_equal_pytorch_geometrics(layer):
 def test_dense_is_the_program_of_fig_84():
     graph, generator = small_graph(), torch.Generator().manual_seed(0)
     weights = start_network("dense_sum", 2, 3, 4, 7, 1, generator)
+    for name in weights:  # biases start at zero: they would be the same before the sum and behind it
+        if name.endswith("bias"):
+            weights[name].uniform_(-1, 1, generator=generator)
     adjacency = torch.eye(5)
     adjacency[EDGES[:, 0], EDGES[:, 1]] = 1
     adjacency[EDGES[:, 1], EDGES[:, 0]] = 1
@@ -156,7 +159,6 @@ def test_dense_is_the_program_of_fig_84():
         vertices = summed = torch.from_numpy(WORDS).float()
         for number in (1, 2):
             own = {name: value[run] for name, value in layer_weights(weights, number).items()}
-            # The bias of the book's linear layer is added up with the neighbours; here it comes once. It is zero.
             summed = torch.sigmoid(adjacency @ summed @ own["weight"] + own["bias"])
             mean = adjacency / adjacency.sum(dim=1, keepdim=True)
             vertices = torch.sigmoid(mean @ vertices @ own["weight"] + own["bias"])

@@ -122,7 +122,7 @@ def test_search_is_that_of_the_parameters(said, monkeypatch):
         return [""] * len(texts)
 
     monkeypatch.setattr(translate.Translator, "translate", translated)
-    parameters = read_yaml("params.yaml")["ch09"]
+    parameters = read_yaml("params.yaml")["ch09"]["tuned"]
     for arguments in ([], ["--beam", "3"], ["--penalty", "0.0"]):
         assert said("Ban dor kis", "--no-memory", *arguments)[0] == 0
     beams, penalty = parameters["beams"], parameters["length_penalty"]
@@ -137,6 +137,7 @@ def test_only_the_memory_needs_the_corpus(said, monkeypatch, tmp_path):
 
 def test_width_out_of_range_and_texts_given_twice(said):
     assert said("x", "--beam", "0")[0] == 2
+    assert said("x", "--penalty", "11")[0] == said("x", "--penalty", "nan")[0] == 2
     assert said("x", "--file", "y")[0] == 2
 
 
