@@ -535,7 +535,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
     "ch02": {
         "points": (7, "generate"),
         "slope": (1.23, "generate"),
-        "initial_weight": (1.23, "train evaluate"),
+        "initial_weight": (2.34, "train evaluate"),
         "gradient": ("sum", "train plot"),
         "learning_rate": (0.0123, "train"),
         "numpy_iterations": (11, "train"),
