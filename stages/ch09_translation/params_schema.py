@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from stages.common.schema import Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
 
 Count = Annotated[int, Field(ge=0)]
+WIDEST_SEARCH, LARGEST_PENALTY = 64, 10
 
 
 class Recipe(Strict):
@@ -39,8 +40,8 @@ class Recipe(Strict):
     memory_nearest: PositiveInt
     memory_temperature: PositiveFloat
     memory_reach: PositiveFloat
-    beams: Annotated[int, Field(ge=1, le=64)]
-    length_penalty: Annotated[float, Field(ge=0, le=10)]
+    beams: Annotated[int, Field(ge=1, le=WIDEST_SEARCH)]
+    length_penalty: Annotated[float, Field(ge=0, le=LARGEST_PENALTY)]
 
     @model_validator(mode="after")
     def relations(self):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from stages.ch09_translation.neighbours import Memory
+from stages.ch09_translation.params_schema import LARGEST_PENALTY, WIDEST_SEARCH
 from stages.ch09_translation.translator import Translator, attention_maps, load_translator
 from stages.common.devices import takes_bfloat16
 from stages.common.params import declared_parameters
@@ -62,10 +63,10 @@ def arguments(values: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-memory", action="store_true", help="the network alone: starts faster, translates worse")
     parser.add_argument("--attention", metavar="PNG", help="draw the last layer's attention to the first text")
     parsed = parser.parse_args(values)
-    if parsed.beam is not None and not 1 <= parsed.beam <= 64:
-        parser.error(f"--beam {parsed.beam}: must be from 1 to 64")
-    if parsed.penalty is not None and not 0 <= parsed.penalty <= 10:
-        parser.error(f"--penalty {parsed.penalty}: must be from 0 to 10")
+    if parsed.beam is not None and not 1 <= parsed.beam <= WIDEST_SEARCH:
+        parser.error(f"--beam {parsed.beam}: must be from 1 to {WIDEST_SEARCH}")
+    if parsed.penalty is not None and not 0 <= parsed.penalty <= LARGEST_PENALTY:
+        parser.error(f"--penalty {parsed.penalty}: must be from 0 to {LARGEST_PENALTY}")
     if parsed.text and parsed.file:
         parser.error("give texts or --file, not both")
     return parsed
