@@ -124,7 +124,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2560, help="pictures in a turn")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto: the fastest there is")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "mps", "auto"), default="cpu", help="auto: the fastest there is"
+    )
     parser.add_argument("--bfloat16", action="store_true", help="run ours in bfloat16 as well")
     arguments = parser.parse_args()
     torch.manual_seed(0)

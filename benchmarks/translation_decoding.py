@@ -51,7 +51,9 @@ def one_by_one(model: Transformer, src: torch.Tensor, longest: int) -> list[int]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto: the fastest there is")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "mps", "auto"), default="cpu", help="auto: the fastest there is"
+    )
     device = find_device(parser.parse_args().device)
     keep_freed_memory()
     set_up_torch(0, 2)

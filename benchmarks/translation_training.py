@@ -155,7 +155,9 @@ def peak_memory(device: torch.device) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto: the fastest there is")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "mps", "auto"), default="cpu", help="auto: the fastest there is"
+    )
     parser.add_argument("--batch-tokens", type=int, default=6000, help="tokens of the pipeline's batches")
     arguments = parser.parse_args()
     device = find_device(arguments.device)

@@ -45,10 +45,18 @@ def vector_jacobian_products() -> Facts:
     )
     y.backward(torch.ones(5))
     yield "14", "backward(ones) gives x.grad = 8 in every place", x.grad.tolist() == [8.0] * 5
-    vector = torch.randn(5)
-    jacobian = torch.autograd.functional.jacobian(lambda t: t * 8 + 15, x.detach())  # (5, 5)
-    (product,) = torch.autograd.grad(x * 8 + 15, x, vector)
-    yield "14", "backward(v) is vᵀJ for any v", torch.allclose(product, vector @ jacobian)
+    jacobian, vector = torch.randn(3, 5), torch.randn(3)
+    x.grad = None
+    (jacobian @ x).backward(vector)
+    yield "14", "backward(v) is vᵀJ, for any v and J", torch.allclose(x.grad, vector @ jacobian)
+    x, vector = torch.zeros(2, requires_grad=True), torch.tensor([1.0, 10.0])
+    matrix = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    (matrix @ x).backward(vector)
+    yield (
+        "14",
+        "it isn't the Jacobian times the vector: of J = (1 2; 3 4) and v = (1, 10) it is (31, 42), and J v is (21, 43)",
+        x.grad.tolist() == [31.0, 42.0] and (matrix @ vector).tolist() == [21.0, 43.0],
+    )
 
 
 def stopping() -> Facts:

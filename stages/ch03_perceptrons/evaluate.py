@@ -107,9 +107,12 @@ def share_sum_error(softmax_dim: str) -> float:
 
 
 def steps_to(losses: list[float], share: float) -> int:
-    """Return the step, counted from 1, from which on the loss stays below `share` of the first one; 0 if it doesn't."""
+    """Return after how many steps the loss stays below `share` of the first one, the loss before any; 0 if it doesn't.
+
+    `losses` has the loss before each step.
+    """
     above = [step for step, loss in enumerate(losses, start=1) if loss >= share * losses[0]]
-    return above[-1] + 1 if above[-1] < len(losses) else 0
+    return above[-1] if above[-1] < len(losses) else 0
 
 
 @torch.no_grad()

@@ -137,8 +137,14 @@ def loss_facts() -> Facts:
     )
     right = torch.full((6, 4), -20.0)
     right[torch.arange(6), classes] = 20.0
-    yield "text", "it is near 0 where the distributions agree", nn.CrossEntropyLoss()(right, classes) < 1e-6
-    yield "text", "and large where they differ", nn.CrossEntropyLoss()(-right, classes) > 10
+    yield "text", "it is near 0 where a class that is certain is found", nn.CrossEntropyLoss()(right, classes) < 1e-6
+    yield "text", "and large where another is found", nn.CrossEntropyLoss()(-right, classes) > 10
+    even = torch.full((1, 2), 0.5)
+    yield (
+        "text",
+        "a distribution's cross-entropy with itself is its entropy, not 0: ln 2 for (½, ½)",
+        torch.isclose(nn.CrossEntropyLoss()(even.log(), even), torch.tensor(2.0).log()),
+    )
 
 
 def optimizer_facts() -> Facts:

@@ -25,7 +25,7 @@ OPTIMIZERS = {"sgd": ("SGD", RED), "adam": ("Adam", BLUE), "adagrad": ("Adagrad"
 
 
 def plot_activations(curves: dict[str, np.ndarray], path: Path) -> None:
-    """Figs. 25 and 26: the functions, and below each other in one panel their derivatives by autograd."""
+    """Figs. 25 and 26: the functions, a panel each, with their derivatives by autograd."""
     figure, panels = new_figure(rows=2, columns=3, width=3.6, height=2.8)
     x = curves["activation_x"]
     for axes, name in zip(panels.flat, ACTIVATIONS, strict=True):

@@ -16,6 +16,7 @@ import pandas as pd
 
 from stages.common.figures import BLUE, GREY, RED, new_figure, save_figure
 from stages.common.files import read_history, read_json
+from stages.common.params import declared_parameters
 
 PLOTS = Path("metrics/plots/ch04")
 
@@ -29,11 +30,13 @@ def plot_rooms(table: pd.DataFrame, path: Path) -> None:
     save_figure(figure, path)
 
 
-def plot_loss(losses: list[float], path: Path) -> None:
-    """Fig. 42: the training loss by epoch."""
+def plot_loss(losses: list[float], target: str, path: Path) -> None:
+    """Fig. 42: the training loss by epoch, in the unit of `target`, what the network learns."""
     figure, axes = new_figure()
     axes.plot(range(1, len(losses) + 1), losses, color=BLUE)
-    axes.set(title="Loss while training, first run", xlabel="epoch", ylabel="mean squared error", yscale="log")
+    of_what = {"log": "of the standardised log price", "raw": "of the price, (1,000 dollars)²"}[target]
+    axes.set(title="Loss while training, first run", xlabel="epoch", yscale="log")
+    axes.set_ylabel(f"mean squared error {of_what}")
     save_figure(figure, path)
 
 
@@ -51,9 +54,10 @@ def plot_predictions(pairs: dict[str, tuple[np.ndarray, np.ndarray]], r2: float,
 
 
 def main() -> None:
+    target = declared_parameters("ch04_plot").ch04.active.target
     table = pd.read_csv("data/raw/ch04/boston_house_prices.csv", skiprows=1)
     plot_rooms(table, PLOTS / "rooms_and_price.png")
-    plot_loss(read_history("metrics/history/ch04.csv")["train_loss"], PLOTS / "loss.png")
+    plot_loss(read_history("metrics/history/ch04.csv")["train_loss"], target, PLOTS / "loss.png")
     with np.load("data/evaluated/ch04/predictions.npz") as arrays:
         pairs = {name: (arrays[name], arrays[f"{name}_predictions"]) for name in ("train", "test")}
     plot_predictions(pairs, read_json("metrics/ch04.json")["r2"], PLOTS / "predictions.png")

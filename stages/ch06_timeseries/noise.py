@@ -21,8 +21,8 @@ COMPARISON = "data/evaluated/ch06/noise.npz"
 
 def forecast_at(
     noise_level: float, seed: int, series: dict, windows: dict, shape: dict, training: dict
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Carry out the chapter at one noise level; return the test windows' inputs, targets and predictions.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carry out the chapter at one noise level; return the test windows' targets and predictions, (windows,) each.
 
     `series`, `windows`, `shape` and `training` are for `noisy_sine`, `training_windows`, `Forecaster`, `train`.
     """
@@ -32,7 +32,7 @@ def forecast_at(
     torch.manual_seed(seed)
     model = Forecaster(**shape)
     train(model, torch.from_numpy(inputs), torch.from_numpy(targets), **training, label=f"ch06 at noise {noise_level}")
-    return test_inputs, test_targets[:, 0], predict(model, test_inputs)
+    return test_targets[:, 0], predict(model, test_inputs)
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
         )
         for level in levels
     ]
-    _, targets, predictions = map(np.stack, zip(*forecasts, strict=True))
+    targets, predictions = map(np.stack, zip(*forecasts, strict=True))
     save_arrays(COMPARISON, noise_levels=levels, targets=targets, predictions=predictions)
 
 

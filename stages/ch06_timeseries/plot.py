@@ -34,7 +34,10 @@ def plot_series(time: np.ndarray, series: np.ndarray, noise_level: float, path: 
 
 
 def plot_losses(histories: dict[str, list[float]], floor: float, path: Path) -> None:
-    """Fig. 63: training loss by epoch for each cell, with the noise variance, which no forecast can go below."""
+    """Fig. 63: training loss by epoch for each cell, with the noise variance.
+
+    On average no forecast of new values goes below it; a training loss may, by learning the noise by heart.
+    """
     figure, axes = new_figure()
     for cell, losses in histories.items():
         axes.plot(range(1, len(losses) + 1), losses, color=CELLS[cell], label=cell.upper())

@@ -92,11 +92,10 @@ def plot_feature_maps(image: np.ndarray, filters: np.ndarray, maps: np.ndarray, 
         filter_axis, map_axis = axes[2 * row, column + 1], axes[2 * row + 1, column + 1]
         filter_axis.imshow(filters[channel], cmap="RdBu_r", vmin=-limit, vmax=limit)
         filter_axis.set_title(f"filter {channel}", fontsize=8)
-        map_axis.imshow(np.maximum(maps[channel], 0), cmap="gray_r")
+        highest = np.abs(maps[channel]).max()
+        map_axis.imshow(maps[channel], cmap="RdBu_r", vmin=-highest, vmax=highest)
         map_axis.set_title("its map", fontsize=8)
-    figure.suptitle(
-        "First layer: filters (red positive, blue negative) and the positive part of their maps", fontsize=10
-    )
+    figure.suptitle("First convolution: filters and their maps, red positive, blue negative", fontsize=10)
     save_figure(figure, path)
 
 

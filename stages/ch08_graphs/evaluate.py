@@ -41,7 +41,8 @@ def group_weights(weights: Weights, group: str) -> Weights:
 def propagate_labels(graph: Graph, labels: torch.Tensor, parts: Parts, restart: float, steps: int) -> torch.Tensor:
     """Spread the training labels along the edges: F ← (1 − restart) S F + restart Y (Zhou et al., 2004).
 
-    S is the normalised adjacency matrix, Y one-hot at a run's training nodes; returns F (nodes, runs, classes).
+    S is the normalised adjacency matrix, here with every node its own neighbour, which it isn't in the paper. Y is
+    one-hot at a run's training nodes. Returns F (nodes, runs, classes).
     """
     runs = len(parts["train"])
     known = torch.zeros(len(labels), runs, len(SUBJECTS))

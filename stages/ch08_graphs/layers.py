@@ -73,13 +73,14 @@ def multiply(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 class Graph(NamedTuple):
-    """A graph as the layers need it; all matrices but the first are (nodes, nodes), or (edges, nodes).
+    """A graph as the layers need it; all matrices but the first are (nodes, nodes), those of edges (edges, nodes).
 
     features: (nodes, words).
     normalized: D̂^(−1/2) (A + I) D̂^(−1/2).
     neighbours: A.  with_self: A + I.  mean: A with rows that add up to 1.  mean_with_self: A + I likewise.
     laplacian: −D^(−1/2) A D^(−1/2), the Laplacian scaled to [−1, 1] with λ_max = 2.
-    sources, targets: which node an edge comes from and leads to, of A + I.  incoming: targets, transposed.
+    sources, targets: which node an edge comes from and leads to, of A + I.
+    incoming: targets, transposed, (nodes, edges).
     """
 
     features: SparseMatrix
@@ -185,7 +186,7 @@ def gin(graph: Graph, values: torch.Tensor | None, weights: Weights) -> torch.Te
 
 
 def cheb(graph: Graph, values: torch.Tensor | None, weights: Weights) -> torch.Tensor:
-    """Σ_k T_k(L̂) x W_k + b with Chebyshev polynomials of order 3 (Defferrard et al., 2016).
+    """Σ_k T_k(L̂) x W_k + b with Chebyshev polynomials up to order 2, K = 3 of them (Defferrard et al., 2016).
 
     With T_0 = 1, T_1 = L̂ and T_2 = 2 L̂² − 1 this is x (W_0 − W_2) + L̂ (x W_1 + 2 L̂ x W_2).
     """

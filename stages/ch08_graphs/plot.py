@@ -160,14 +160,17 @@ def plot_computation(arrays: Mapping[str, np.ndarray], node: int, path: Path) ->
         axes.plot(1, middle, "s", markersize=10, color=colors[labels[parent]], markeredgecolor="black", zorder=3)
         for child, height in children:
             axes.plot([0, 1], [height, middle], color=GREY, linewidth=0.5)
-            edge = "black" if child != node else RED
-            axes.plot(0, height, "o", markersize=5, color=colors[labels[child]], markeredgecolor=edge, zorder=3)
+            marker, size = ("o", 5) if child != node else ("*", 13)
+            axes.plot(
+                0, height, marker, markersize=size, color=colors[labels[child]], markeredgecolor="black", zorder=3
+            )
     axes.set_xticks(
         [0, 1, 2], ["words of papers\ntwo steps away", "first layer:\neach neighbour", "second layer:\nthe paper"]
     )
     for label in sorted(set(labels[[node, *first, *(child for _, child in leaves)]])):
         axes.plot([], [], "o", color=colors[label], label=SUBJECTS[label])
-    axes.plot([], [], "o", color="white", markeredgecolor=RED, label="the paper itself again")
+    itself = {"color": colors[labels[node]], "markeredgecolor": "black"}
+    axes.plot([], [], "*", markersize=13, label="the paper itself again", **itself)
     figure.legend(loc="outside right upper")
     title = f"Paper {arrays['papers'][node]} from its {len(first)} neighbours, by {len(leaves)} paths of two steps"
     axes.set(title=title, yticks=[], xlim=(-0.2, 2.3))

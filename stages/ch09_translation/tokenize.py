@@ -6,7 +6,7 @@ how many pairs there were and were left out.
 
 Departures from the book: the tokenizers see training texts alone; texts are cleaned, repeats dropped, and the split is
 such that no test text is a training text with other digits or punctuation; a pair that is too long is left out of the
-training and counted, where the book's program raises.
+training and counted, where the book's program raises; a source has an end, and no start.
 """
 
 import hashlib
