@@ -99,6 +99,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    if arguments.runs * arguments.repeats < 2:
+        parser.error("a spread needs --runs or --repeats of 2 or more")
     torch.set_num_threads(arguments.threads)
     with np.load(GRAPH) as loaded:
         arrays = dict(loaded)

@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--without-groups", action="store_true")
     arguments = parser.parse_args()
+    if arguments.repeats < 2:
+        parser.error("a standard error needs --repeats of 2 or more")
     set_up_torch(arguments.seed, num_threads=1)
     scores = scores_by_share(**vars(arguments)).mean(axis=1)  # (repeats, shares)
     best = scores.mean(axis=0).argmax()

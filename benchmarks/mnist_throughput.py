@@ -144,7 +144,8 @@ def main() -> None:
             rate = run()
             if turn:  # the first turn warms up
                 rates[name].append(rate)
-    processor = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else torch.cuda.get_device_name()
+    names = {"cpu": torch.backends.cpu.get_cpu_capability, "cuda": torch.cuda.get_device_name}
+    processor = names.get(device.type, lambda: device.type)()
     print(f"torch {torch.__version__}, {arguments.threads} threads, {processor}")
     for name, values in rates.items():
         ratios = [rate / plain for rate, plain in zip(values, rates["plain"], strict=True)]

@@ -131,6 +131,8 @@ def main() -> None:
     parser.add_argument("--cora", help=argparse.SUPPRESS)  # layer
     parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)  # nodes, path, what to do
     arguments = parser.parse_args()
+    if min(arguments.sizes, default=TESTED + 1) <= TESTED:
+        parser.error(f"--sizes must be more than the {TESTED} nodes that are tested")
     if arguments.row:
         nodes, path, task = int(arguments.row[0]), Path(arguments.row[1]), arguments.row[2]
         if task == "generate":

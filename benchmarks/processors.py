@@ -104,6 +104,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     stages = [stage for stage in STAGES if any(map(stage.__contains__, options.stages or [""]))]
+    if not stages:
+        parser.error(f"no stage has one of {', '.join(options.stages)} in its name")
     if shutil.which(options.emulator) is None:
         raise SystemExit(f"{options.emulator} isn't installed")
     status = 0

@@ -9,6 +9,8 @@ def clock(device: torch.device) -> float:
     """Return the time in seconds, when the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()
 
 

@@ -8,6 +8,7 @@ from an experiment of their own, and because an experiment with one chapter woul
 import argparse
 import base64
 import html
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -191,8 +192,15 @@ def main() -> int:
         text = page()
     except ParametersError as error:
         return report(error)
-    with placed(output) as path:
-        path.write_text(text, encoding="utf-8")
+    except json.JSONDecodeError as error:
+        raise SystemExit(f"a file of {METRICS} is cut off, or no JSON: {error}") from None
+    if not output.name or output.is_dir():
+        raise SystemExit(f"--output {output}: a file's name is needed, and this is a folder")
+    try:
+        with placed(output) as path:
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SystemExit(f"--output {output}: {error.strerror}") from None
     print(f"The report is in {output}")
     return 0
 

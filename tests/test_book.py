@@ -1,10 +1,15 @@
-"""metrics/book in git is what the code and the parameters in git give with the book's recipes."""
+"""`stages.book` with a stand-in for DVC, and metrics/book: what the code and the parameters give with book recipes."""
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from stages import book
 from stages.book import LONG, chapters_with_recipes
 from stages.common.files import file_hash, read_json, write_json
 from stages.common.params import read_yaml, value_at
@@ -62,3 +67,87 @@ def test_book_results_stand_beside_the_default_ones():
         own = ROOT / f"metrics/{chapter}.json"
         names = read_json(own).keys() if own.exists() else {path.stem for path in own.with_suffix("").glob("*.json")}
         assert read_json(ROOT / f"metrics/book/{chapter}.json").keys() == names
+
+
+class Repository:
+    """A git repository, current while the test runs; `dvc` stands in for DVC, all other programs are real."""
+
+    def __init__(self, path: Path):
+        self.path, self.calls, self.status = path, [], 0
+        self.metrics = {"metrics/ch02.json": {"loss": 2.0}, "metrics/ch06/rnn.json": {"r2": 0.6}}
+        self.metrics["metrics/timings/ch01.json"] = {"mm": 0.5}
+        self.lock = {"ch02_train": {"cmd": "book"}, "ch09_train": {"cmd": "tuned"}}
+        shutil.copy(ROOT / "params.yaml", path)
+        self.git("init", "-q")
+        self.commit("start")
+
+    def git(self, *arguments: str) -> str:
+        own = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+        done = subprocess.run(["git", *own, *arguments], cwd=self.path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def commit(self, message: str) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-qm", message)
+
+    def run(self, command: list[str], **options) -> subprocess.CompletedProcess:
+        if command[:3] != [sys.executable, "-m", "dvc"]:
+            return REAL_RUN(command, **options)
+        self.calls.append(command[4:])
+        if command[4] == "run" and self.status == 0:
+            head = self.git("rev-parse", "HEAD")
+            for name, values in {**self.metrics, "dvc.lock": {"stages": self.lock}}.items():
+                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.path / name).write_text(json.dumps(values), encoding="utf-8")
+            self.commit("experiment")
+            self.git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/book", "HEAD")
+            self.git("reset", "-q", "--hard", head)
+        return subprocess.CompletedProcess(command, self.status if command[4] == "run" else 1)
+
+
+REAL_RUN = subprocess.run
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Repository:
+    monkeypatch.chdir(tmp_path)
+    repository = Repository(tmp_path)
+    monkeypatch.setattr(book.subprocess, "run", repository.run)
+    monkeypatch.setattr(sys, "argv", ["book"])
+    return repository
+
+
+def test_numbers_times_and_lock_are_the_experiments(repository):
+    assert book.main() == 0
+    assert read_json(book.RESULTS / "ch02.json") == {"loss": 2.0}
+    assert read_json(book.RESULTS / "ch06.json") == {"rnn": {"r2": 0.6}}
+    assert read_json(book.RESULTS / "timings/ch01.json") == {"mm": 0.5}
+    assert read_yaml(book.LOCK) == {"stages": repository.lock}
+    assert not (book.RESULTS / "ch09.json").exists()
+    removed, run = repository.calls  # an experiment of this name is made anew
+    assert removed == ["remove", "book"]
+    assert "ch02.recipe=book" in run and "ch09.recipe=book" not in run
+
+
+def test_what_all_alone_runs_stays_with_its_part_of_the_lock(repository):
+    write_json(book.RESULTS / "ch09.json", {"bleu": 1.0})
+    earlier = {"ch02_train": {"cmd": "old"}, "ch09_train": {"cmd": "book"}}
+    book.LOCK.write_text(yaml.safe_dump({"stages": earlier}), encoding="utf-8")
+    repository.commit("earlier numbers")
+    assert book.main() == 0
+    assert read_json(book.RESULTS / "ch09.json") == {"bleu": 1.0}
+    assert read_yaml(book.LOCK)["stages"] == {"ch02_train": {"cmd": "book"}, "ch09_train": {"cmd": "book"}}
+
+
+def test_all_runs_every_chapter(repository, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["book", "--all"])
+    repository.metrics["metrics/ch09.json"] = {"bleu": 16.0}
+    assert book.main() == 0
+    assert read_json(book.RESULTS / "ch09.json") == {"bleu": 16.0}
+    assert "ch09.recipe=book" in repository.calls[-1]
+
+
+def test_an_experiment_that_fails_leaves_the_numbers_and_gives_its_status(repository):
+    repository.status = 3
+    assert book.main() == 3
+    assert not book.RESULTS.exists()

@@ -483,7 +483,7 @@ CHAPTERS = {
         "num_threads": (3, "train evaluate"),
     },
     "ch04": {
-        "recipe": ("book", "preprocess train evaluate"),
+        "recipe": ("book", "preprocess train evaluate plot"),
         "num_threads": (3, "train evaluate"),
         "runs": (7, "train evaluate"),
         "cv_splits": (7, "preprocess"),
@@ -566,7 +566,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
     },
     "ch04": {
         "features": ("raw", "preprocess"),
-        "target": ("raw", "train evaluate"),
+        "target": ("raw", "train evaluate plot"),
         "scaled_on": ("all", "train"),
         "members": (5, "train evaluate"),
         "frequencies": (7, "train evaluate"),

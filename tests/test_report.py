@@ -158,3 +158,30 @@ def test_page_without_git_names_no_commit(folder, monkeypatch):
     (folder.path / ".git").mkdir()
     monkeypatch.setenv("PATH", str(folder.path))
     assert "From commit" not in report.page()
+
+
+@pytest.mark.parametrize(
+    "output, message",
+    [
+        (".", "--output .: a file's name is needed, and this is a folder"),
+        ("metrics", "--output metrics: a file's name is needed, and this is a folder"),
+        ("dvc.lock/page.html", "--output dvc.lock/page.html: File exists"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_ends_in_one_line(folder, monkeypatch, output, message):
+    folder.write("ch02.json", {"loss": 1.0})
+    folder.write_lock(seed=3)
+    monkeypatch.setattr(sys, "argv", ["report", "--output", output])
+    with pytest.raises(SystemExit) as end:
+        report.main()
+    assert end.value.code == message
+
+
+def test_a_file_that_is_cut_off_ends_in_one_line(folder, monkeypatch):
+    folder.write("ch02.json", {"loss": 1.0})
+    folder.write_lock(seed=3)
+    (folder.path / "metrics/ch02.json").write_text('{"loss": 1', encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["report"])
+    with pytest.raises(SystemExit) as end:
+        report.main()
+    assert str(end.value.code).startswith("a file of metrics is cut off, or no JSON: Expecting")

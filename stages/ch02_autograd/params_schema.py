@@ -1,5 +1,6 @@
 """What the section ch02 of params.yaml may hold."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -20,11 +21,12 @@ class Recipe(Strict):
     learning_rate: PositiveFloat
     numpy_iterations: Iterations
     autograd_iterations: Iterations
-    difference_step: PositiveFloat
+    difference_step: Annotated[float, Field(ge=1e-6, le=1)]  # far below, float32 has no such step
 
     @model_validator(mode="after")
     def relations(self):
-        if self.initial_weight == self.slope:
+        # They are float32.
+        if math.isclose(self.initial_weight, self.slope, rel_tol=1e-6, abs_tol=1e-6):
             raise ValueError(f"initial_weight {self.initial_weight} must not be slope: nothing would be left to learn")
         return self
 

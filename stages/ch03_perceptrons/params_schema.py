@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import PositiveFloat, PositiveInt, Strict, Threads
 
 Steps = Annotated[int, Field(ge=1, le=100_000)]
 Runs = Annotated[int, Field(ge=1, le=1000)]
@@ -14,7 +14,7 @@ class Recipe(Strict):
     """One way through chapter 3; figures as in the book's program."""
 
     activation_points: Annotated[int, Field(ge=30, le=100_000)]  # with fewer a slope looks like a jump
-    target_noise: NonNegativeFloat
+    target_noise: Annotated[float, Field(ge=0, le=1000)]
     neuron_rate: PositiveFloat
     neuron_steps: Steps
     layer_rate: PositiveFloat

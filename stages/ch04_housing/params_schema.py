@@ -19,7 +19,7 @@ class Recipe(Strict):
     scaled_on: Literal["train", "all"]
     members: PositiveInt
     frequencies: Annotated[int, Field(ge=0)]
-    frequency_scale: NonNegativeFloat
+    frequency_scale: Annotated[float, Field(ge=0, le=1000)]
     embedding_size: Annotated[int, Field(ge=0)]
     hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
     activation: Literal["relu", "silu"]

@@ -26,7 +26,7 @@ class Recipe(Strict):
     schedule: Literal["constant", "one_cycle"]
     gradient_clip: NonNegativeFloat
     recurrent_init: Literal["uniform", "orthogonal"]
-    memory_bias: float
+    memory_bias: Annotated[float, Field(ge=-10, le=10)]  # beyond, a gate is 0 or 1 in float32
 
     @model_validator(mode="after")
     def relations(self):

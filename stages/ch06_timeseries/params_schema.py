@@ -11,7 +11,7 @@ class Recipe(Strict):
     """One way through chapter 6; pages and figures as in the book's program."""
 
     length: Annotated[int, Field(ge=10, le=1_000_000)]
-    duration: PositiveFloat
+    duration: Annotated[float, Field(ge=0.001, le=1e6)]  # with less, the sine is a constant in float32
     window: PositiveInt
     steps_ahead: PositiveInt
     windows: Literal["all", "book"]

@@ -38,8 +38,8 @@ class Recipe(Strict):
     precision: Literal["auto", "float32", "bfloat16"]
     memory_pairs: Count
     memory_nearest: PositiveInt
-    memory_temperature: PositiveFloat
-    memory_reach: PositiveFloat
+    memory_temperature: Annotated[float, Field(ge=0.001, le=1000)]  # far below, no token has a share
+    memory_reach: Annotated[float, Field(ge=0.001, le=1000)]
     beams: Annotated[int, Field(ge=1, le=WIDEST_SEARCH)]
     length_penalty: Annotated[float, Field(ge=0, le=LARGEST_PENALTY)]
 

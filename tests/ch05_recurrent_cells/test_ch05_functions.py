@@ -12,7 +12,7 @@ from torch import nn
 
 from stages.ch05_recurrent_cells import cells
 from stages.ch05_recurrent_cells.cells import gru_step, lstm_step, rnn_step, run_layers
-from stages.ch05_recurrent_cells.evaluate import gradient_norms, memory_length
+from stages.ch05_recurrent_cells.evaluate import gradient_norms, held_out_generator, memory_length
 from stages.ch05_recurrent_cells.facts import all_facts, differences
 from stages.ch05_recurrent_cells.model import LAYERS, RecurrentNetwork
 from stages.ch05_recurrent_cells.tasks import (
@@ -281,3 +281,11 @@ def test_mean_losses_by_hand():
     }
     expected = {"length_2": [2.0, 3.0], "length_20": [7.0, 8.0], "mean": [4.5, 5.5]}
     assert mean_losses(losses, [2, 20], 2) == expected
+
+
+def test_no_training_draws_what_is_tested_on():
+    (tested, _), (trained, _) = (
+        draw_recall(20, own, 4, symbols=3, noise=1.0) for own in (held_out_generator(3), generator(3))
+    )
+    assert tested.shape == trained.shape
+    assert not any(torch.equal(own, other) for own in tested.unbind(1) for other in trained.unbind(1))

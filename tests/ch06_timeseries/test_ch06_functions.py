@@ -165,3 +165,12 @@ def test_perfect_forecast_of_a_clean_series_has_no_gap():
     targets = np.array([1.0, 2.0, 4.0])
     metrics = measure(np.zeros((3, 2)), targets, targets, noise_level=0.0, book_windows=2)
     assert (metrics["r2"], metrics["r2_ceiling"], metrics["r2_gap"], metrics["rmse"]) == (1.0, 1.0, 0.0, 0.0)
+
+
+def test_clipping_bounds_the_gradient(monkeypatch):
+    seen = []
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, norm: seen.append(norm))
+    inputs, targets = torch.randn(4, 5), torch.randn(4, 1)
+    for clip in (0.0, 0.5):
+        train(Forecaster("rnn", 3, 1), inputs, targets, 1, 2, 0.01, "constant", clip)
+    assert seen == [0.5, 0.5]

@@ -335,3 +335,25 @@ def test_trainer_keeps_the_mean_of_the_last_epochs_if_it_is_better(monkeypatch):
     assert trainer.best_loss == 1.0
     assert trainer.best["bias"].tolist() == [2.0] * 9  # the mean of 1 and 3
     assert bias.tolist() == [3.0] * 9
+
+
+def test_trainer_keeps_the_weights_of_the_lowest_validation_loss(monkeypatch):
+    trainer = small_trainer(averaged_epochs=0)
+    losses = iter([3.0, 2.0, 2.5])
+    monkeypatch.setattr(trainer, "loss_on", lambda *_: next(losses))
+    for epoch, value in enumerate([5.0, 1.0, 3.0], start=1):
+        trainer.history.setdefault("train_loss", []).append(float(epoch))
+        with torch.no_grad():
+            trainer.model.bias.fill_(value)
+        trainer.validate([], [], epochs=3)
+    assert trainer.best["bias"].tolist() == [1.0] * 9
+
+
+def test_clipping_bounds_the_gradient(monkeypatch):
+    texts = [[4, 5, 6], [7, 8]]
+    for clip, expected in ((0.0, []), (0.5, [0.5])):
+        trainer = small_trainer(averaged_epochs=0)
+        trainer.clip_norm, seen = clip, []
+        monkeypatch.setattr(trainer.accelerator, "clip_grad_norm_", lambda _, norm, seen=seen: seen.append(norm))
+        trainer.train_epoch(texts, texts, epochs=1, batch_tokens=100, batch_pairs=0, seed=0)
+        assert seen == expected

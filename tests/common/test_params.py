@@ -109,6 +109,38 @@ def test_accepted(changes):
             "ch02.tuned: initial_weight 3.0 must not be slope: nothing would be left to learn",
         ),
         (
+            "ch02.tuned.initial_weight",
+            3.00000000001,  # 3 in float32
+            "ch02.tuned: initial_weight 3.00000000001 must not be slope: nothing would be left to learn",
+        ),
+        (
+            "ch02.tuned.difference_step",
+            1e-300,
+            "ch02.tuned.difference_step = 1e-300: input should be greater than or equal to 0.000001",
+        ),
+        (
+            "ch03.tuned.target_noise",
+            1e25,
+            "ch03.tuned.target_noise = 1e+25: input should be less than or equal to 1000",
+        ),
+        ("ch05.tuned.runs", 1, "ch05.tuned.runs = 1: input should be greater than or equal to 2"),
+        ("ch05.tuned.memory_bias", 20.0, "ch05.tuned.memory_bias = 20.0: input should be less than or equal to 10"),
+        (
+            "ch08.tuned.temperature",
+            0.04,
+            "ch08.tuned.temperature = 0.04: input should be greater than or equal to 0.05",
+        ),
+        (
+            "ch09.tuned.memory_temperature",
+            1e-39,
+            "ch09.tuned.memory_temperature = 1e-39: input should be greater than or equal to 0.001",
+        ),
+        (
+            "ch09.tuned.memory_reach",
+            0,
+            "ch09.tuned.memory_reach = 0: input should be greater than or equal to 0.001",
+        ),
+        (
             "ch09.tuned.length_penalty",
             11.0,
             "ch09.tuned.length_penalty = 11.0: input should be less than or equal to 10",
@@ -127,7 +159,7 @@ def test_accepted(changes):
         ("ch04.book.epochs", MISSING, "ch04.book.epochs is missing"),
         # chapter 6
         ("ch06.tuned.length", 9, "ch06.tuned.length = 9: input should be greater than or equal to 10"),
-        ("ch06.tuned.duration", 0.0, "ch06.tuned.duration = 0.0: input should be greater than 0"),
+        ("ch06.tuned.duration", 0.0, "ch06.tuned.duration = 0.0: input should be greater than or equal to 0.001"),
         ("ch06.tuned.windows", "some", "ch06.tuned.windows = 'some': input should be 'all' or 'book'"),
         ("ch06.tuned.window", MISSING, "ch06.tuned.window is missing"),
         ("ch06.window", 100, "ch06.window = 100: there is no such parameter"),
@@ -164,6 +196,11 @@ def test_refused(name, value, message):
             "ch04",
             {"frequencies": 8, "embedding_size": 0},
             "frequencies 8 and embedding_size 0 must both be 0, or neither",
+        ),
+        (
+            "ch04",
+            {"target": "raw", "process_share": 0.5},
+            "process_share 0.5 needs the target log, not raw: a Gaussian process expects targets about zero",
         ),
         (
             "ch04",

@@ -1,0 +1,52 @@
+"""Seeds, threads and the refusal of kernels whose results vary."""
+
+import pytest
+import torch
+
+from stages.common.devices import find_device, set_up_torch, takes_bfloat16
+
+
+@pytest.fixture
+def restored():
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(mode)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def test_a_stage_has_its_seed_its_threads_and_deterministic_kernels(restored):
+    threads = 2 if torch.get_num_threads() == 1 else 1
+    drawn = []
+    for _ in range(2):
+        torch.set_deterministic_debug_mode("default")
+        set_up_torch(seed=5, num_threads=threads)
+        drawn.append(torch.randn(3).tolist())
+        assert torch.get_num_threads() == threads
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert drawn[0] == drawn[1]
+
+
+def test_a_device_that_is_not_there_is_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as end:
+        find_device("cuda")
+    assert end.value.code == "device: cuda was asked for, but this machine has only: cpu"
+
+
+@pytest.mark.parametrize(
+    "there, expected",
+    [((False, False), "cpu"), ((True, False), "cuda"), ((False, True), "mps"), ((True, True), "cuda")],
+)
+def test_auto_takes_the_fastest_that_there_is(monkeypatch, there, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there[0])
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there[1])
+    assert find_device("auto") == torch.device(expected)
+
+
+def test_a_precision_that_is_named_is_taken():
+    cpu = torch.device("cpu")
+    assert takes_bfloat16("bfloat16", cpu) and not takes_bfloat16("float32", cpu)
