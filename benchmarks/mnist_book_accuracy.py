@@ -15,6 +15,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader
 
 from benchmarks.mnist_throughput import BATCH, PlainDataset, PlainNetwork, normalised, train_epoch
+from benchmarks.timing import add_device_option
 from stages.common.devices import find_device
 
 EPOCHS = 9
@@ -43,9 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda", "mps", "auto"), default="cpu", help="auto: the fastest there is"
-    )
+    add_device_option(parser)
     arguments = parser.parse_args()
     if arguments.seeds < 1:
         parser.error("--seeds must be 1 or more")

@@ -19,7 +19,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from benchmarks.timing import clock, matrix_rate
+from benchmarks.timing import add_device_option, clock, matrix_rate
 from stages.ch07_mnist.dataset import load_split
 from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.preprocess import RAW, read_idx
@@ -124,9 +124,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2560, help="pictures in a turn")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda", "mps", "auto"), default="cpu", help="auto: the fastest there is"
-    )
+    add_device_option(parser)
     parser.add_argument("--bfloat16", action="store_true", help="run ours in bfloat16 as well")
     arguments = parser.parse_args()
     torch.manual_seed(0)

@@ -1,8 +1,15 @@
-"""What the benchmarks share: a clock that waits for the device, and the rate of a large matrix product."""
+"""What the benchmarks share: the device's option, a clock that waits for it, and the rate of a large matrix product."""
 
+import argparse
 import time
 
 import torch
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Let the parser take --device, a name for `find_device`."""
+    names = ("cpu", "cuda", "mps", "auto")
+    parser.add_argument("--device", choices=names, default="cpu", help="auto: the fastest there is")
 
 
 def clock(device: torch.device) -> float:

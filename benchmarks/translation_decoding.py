@@ -17,7 +17,7 @@ import statistics
 
 import torch
 
-from benchmarks.timing import clock, matrix_rate
+from benchmarks.timing import add_device_option, clock, matrix_rate
 from benchmarks.translation_training import set_written_out, weights_met
 from stages.ch09_translation.dataset import padded
 from stages.ch09_translation.model import Transformer, padding_mask
@@ -51,9 +51,7 @@ def one_by_one(model: Transformer, src: torch.Tensor, longest: int) -> list[int]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda", "mps", "auto"), default="cpu", help="auto: the fastest there is"
-    )
+    add_device_option(parser)
     device = find_device(parser.parse_args().device)
     keep_freed_memory()
     set_up_torch(0, 2)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.timing import clock, matrix_rate
+from benchmarks.timing import add_device_option, clock, matrix_rate
 from stages.ch09_translation.dataset import Batch, batch_numbers, make_batch
 from stages.ch09_translation.model import MultiHeadAttention, Transformer
 from stages.ch09_translation.tokens import PAD
@@ -155,9 +155,7 @@ def peak_memory(device: torch.device) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda", "mps", "auto"), default="cpu", help="auto: the fastest there is"
-    )
+    add_device_option(parser)
     parser.add_argument("--batch-tokens", type=int, default=6000, help="tokens of the pipeline's batches")
     arguments = parser.parse_args()
     device = find_device(arguments.device)

@@ -188,14 +188,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("report.html"))
     output = parser.parse_args().output
+    if not output.name or output.is_dir():
+        raise SystemExit(f"--output {output}: a file's name is needed, and this is a folder")
     try:
         text = page()
     except ParametersError as error:
         return report(error)
     except json.JSONDecodeError as error:
         raise SystemExit(f"a file of {METRICS} is cut off, or no JSON: {error}") from None
-    if not output.name or output.is_dir():
-        raise SystemExit(f"--output {output}: a file's name is needed, and this is a folder")
     try:
         with placed(output) as path:
             path.write_text(text, encoding="utf-8")

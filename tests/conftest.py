@@ -17,8 +17,6 @@ import pytest
 import torch
 import yaml
 
-torch.set_num_threads(1)  # as most stages have it, so that no test depends on those before it
-
 ROOT = Path(__file__).parents[1]
 VARIABLES = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "DATA_MIRROR")
 COLUMNS = ["CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT", "MEDV"]
@@ -160,6 +158,12 @@ class Workspace:
             (folder / f"{name}-images-idx3-ubyte").write_bytes(header + images.astype(np.uint8).tobytes())
             header = np.array([2049, count], ">i4").tobytes()
             (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    """As most stages have it, so that no test depends on those before it."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -57,14 +57,6 @@ TUNED_TRAINING = {
 RECIPES = pytest.mark.parametrize(("shape", "options"), [(BOOK, BOOK_TRAINING), (TUNED, TUNED_TRAINING)])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def rows() -> tuple[torch.Tensor, torch.Tensor]:
     """Features (30, 13) on unlike scales, and prices (30,)."""

@@ -29,14 +29,6 @@ OPTIONS = {
 BOOK_OPTIONS = {**OPTIONS, "shuffle": False, "schedule": "constant", "warmup": 0.0, "label_smoothing": 0.0}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def pictures(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 1, 28, 28, generator=generator).contiguous(memory_format=torch.channels_last)

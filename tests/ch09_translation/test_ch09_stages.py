@@ -298,14 +298,22 @@ def small_trainer(averaged_epochs: int) -> Trainer:
     return Trainer(model, Accelerator(cpu=True), 0.01, 0.98, "linear", 0.0, 0.1, 1.0, averaged_epochs)
 
 
-def test_training_that_diverges_ends_after_its_epoch(monkeypatch):
-    trainer = small_trainer(averaged_epochs=2)
-    losses = iter([3.0, math.nan, math.nan])
-    monkeypatch.setattr(trainer, "loss_on", lambda *_: next(losses))
+def validated(averaged_epochs: int, biases: list[float], losses: list[float]) -> Trainer:
+    """A trainer after an epoch for each bias, whose validations give the losses."""
+    trainer = small_trainer(averaged_epochs)
+    found = iter(losses)
+    trainer.loss_on = lambda *_: next(found)
+    for epoch, value in enumerate(biases, start=1):
+        trainer.history.setdefault("train_loss", []).append(float(epoch))
+        with torch.no_grad():
+            trainer.model.bias.fill_(value)
+        trainer.validate([], [], epochs=len(biases))
+    return trainer
+
+
+def test_training_that_diverges_ends_after_its_epoch():
     with pytest.raises(SystemExit) as error:
-        for epoch in range(3):
-            trainer.history.setdefault("train_loss", []).append(float(epoch))
-            trainer.validate([], [], epochs=3)
+        validated(averaged_epochs=2, biases=[0.0] * 3, losses=[3.0, math.nan, math.nan])
     assert str(error.value) == (
         "ch09_train: validation_loss is nan after epoch 2: the training diverged; try a lower learning rate"
     )
@@ -321,31 +329,16 @@ def test_training_time_leaves_a_break_out(workspace):
     assert time.time() + 500 - resumed.started == pytest.approx(1000, abs=60)
 
 
-def test_trainer_keeps_the_mean_of_the_last_epochs_if_it_is_better(monkeypatch):
-    trainer = small_trainer(averaged_epochs=2)
-    losses = iter([3.0, 2.0, 2.5, 1.0])
-    monkeypatch.setattr(trainer, "loss_on", lambda *_: next(losses))
-    bias = trainer.model.bias
-    for epoch, value in enumerate([5.0, 1.0, 3.0], start=1):
-        trainer.history.setdefault("train_loss", []).append(float(epoch))
-        with torch.no_grad():
-            bias.fill_(value)
-        trainer.validate([], [], epochs=3)
+def test_trainer_keeps_the_mean_of_the_last_epochs_if_it_is_better():
+    trainer = validated(averaged_epochs=2, biases=[5.0, 1.0, 3.0], losses=[3.0, 2.0, 2.5, 1.0])
     assert trainer.history["validation_loss"] == [3.0, 2.0, 2.5]
     assert trainer.best_loss == 1.0
     assert trainer.best["bias"].tolist() == [2.0] * 9  # the mean of 1 and 3
-    assert bias.tolist() == [3.0] * 9
+    assert trainer.model.bias.tolist() == [3.0] * 9
 
 
-def test_trainer_keeps_the_weights_of_the_lowest_validation_loss(monkeypatch):
-    trainer = small_trainer(averaged_epochs=0)
-    losses = iter([3.0, 2.0, 2.5])
-    monkeypatch.setattr(trainer, "loss_on", lambda *_: next(losses))
-    for epoch, value in enumerate([5.0, 1.0, 3.0], start=1):
-        trainer.history.setdefault("train_loss", []).append(float(epoch))
-        with torch.no_grad():
-            trainer.model.bias.fill_(value)
-        trainer.validate([], [], epochs=3)
+def test_trainer_keeps_the_weights_of_the_lowest_validation_loss():
+    trainer = validated(averaged_epochs=0, biases=[5.0, 1.0, 3.0], losses=[3.0, 2.0, 2.5])
     assert trainer.best["bias"].tolist() == [1.0] * 9
 
 
