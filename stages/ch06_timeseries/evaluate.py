@@ -10,7 +10,6 @@ from stages.common import tracking
 if __name__ == "__main__":
     tracking.start("ch06_evaluate")  # loads MLflow while this process gets ready
 
-import sys
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from stages.ch06_timeseries.train import model_path
 from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import rounded, write_json
-from stages.common.params import declared_parameters
+from stages.common.params import declared_parameters, variant_of
 
 
 def measure(
@@ -65,7 +64,7 @@ def predict(model: Forecaster, inputs: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    cell = sys.argv[1]
+    cell = variant_of("ch06_evaluate")
     parameters = declared_parameters("ch06_evaluate")
     recipe = parameters.ch06.active
     set_up_torch(parameters.seed, parameters.ch06.num_threads)

@@ -9,7 +9,6 @@ from stages.common import tracking
 if __name__ == "__main__":
     tracking.start("ch06_train", model="module")  # loads MLflow while this process gets ready
 
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from stages.ch06_timeseries.preprocess import WINDOWS
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.optimizers import Adam
-from stages.common.params import declared_parameters
+from stages.common.params import declared_parameters, variant_of
 from stages.common.progress import progress
 
 
@@ -75,7 +74,7 @@ def train(
 
 
 def main() -> None:
-    cell = sys.argv[1]
+    cell = variant_of("ch06_train")
     parameters = declared_parameters("ch06_train")
     recipe = parameters.ch06.active
     set_up_torch(parameters.seed, parameters.ch06.num_threads)

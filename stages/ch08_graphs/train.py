@@ -11,7 +11,6 @@ from stages.common import tracking
 if __name__ == "__main__":
     tracking.start("ch08_train")  # loads MLflow while this process gets ready
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -30,7 +29,7 @@ from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.memory import keep_freed_memory
 from stages.common.optimizers import Adam
-from stages.common.params import declared_parameters
+from stages.common.params import declared_parameters, variant_of
 from stages.common.progress import progress
 
 GROUPS = ("public", "random")
@@ -212,7 +211,7 @@ def layer_name(layer: str, dense_aggregation: str) -> str:
 
 
 def main() -> None:
-    layer = sys.argv[1]
+    layer = variant_of("ch08_train")
     parameters = declared_parameters("ch08_train")
     recipe = parameters.ch08.active
     seed, num_threads = parameters.seed, parameters.ch08.num_threads

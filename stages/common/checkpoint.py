@@ -1,10 +1,11 @@
 """Checkpoints of a long training: killed at any moment, it goes on from its last epoch to the same final bytes."""
 
 import json
+import sys
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from stages.common.files import placed
@@ -27,11 +28,18 @@ class Checkpoint:
             save_file(_apart(tensors), path, {"state": json.dumps(state)})
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict] | None:
-        """Return (tensors, state) as saved, or None if there is nothing to go on from."""
+        """Return (tensors, state) as saved, or None if there is nothing to go on from.
+
+        A file that can't be read, as a machine that lost its power may leave it, is nothing; one line says so.
+        """
         if not self.path.exists():
             return None
-        with safe_open(self.path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            print(f"{self.path}: can't be read, so that the training begins anew: {error}", file=sys.stderr)
+            return None
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ def find_device(name: str) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, there in available.items() if there)
-    if not available[name]:
+    if not available.get(name):
         there = ", ".join(device for device in available if available[device])
         raise SystemExit(f"device: {name} was asked for, but this machine has only: {there}")
     return torch.device(name)

@@ -4,10 +4,13 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 
 @contextmanager
@@ -18,15 +21,28 @@ def placed(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_what_killed_writers_left(path)
     # The process id keeps parallel writers apart; the suffix stays, because savers choose their format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove_what_killed_writers_left(path: Path) -> None:
+    names = re.compile(rf"\.{re.escape(path.stem)}\.(\d+){re.escape(path.suffix)}")
+    for left in path.parent.iterdir():
+        match = names.fullmatch(left.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, values: dict) -> None:
@@ -35,15 +51,32 @@ def write_json(path: str | Path, values: dict) -> None:
     Raises:
         SystemExit: with one line, if a number is not finite: JSON has no such numbers.
     """
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
+    for name, value in _numbers(values):
+        if not math.isfinite(value):
             raise SystemExit(f"{path}: {name} is {value}: did a training diverge? Then try a lower learning rate")
     with placed(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def _numbers(values, name: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every float in nested values, after its name: keys and places in lists, with dots between."""
+    if isinstance(values, float):
+        yield name, values
+    elif isinstance(values, dict | list | tuple):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from _numbers(value, f"{name}.{key}" if name else str(key))
+
+
 def read_json(path: str | Path) -> dict:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read what `write_json` wrote.
+
+    Raises:
+        ValueError: that names the file, if it isn't JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # also of a text that isn't UTF-8
+        raise ValueError(f"{path}: not JSON: {error}") from None
 
 
 def rounded(values: dict[str, float], digits: int = 6) -> dict[str, float]:

@@ -147,6 +147,18 @@ def stage_entry(stage: str) -> dict:
     return stages[stage]
 
 
+def variant_of(stage: str) -> str:
+    """Return the variant of `stage` that the command line names: one of its matrix in dvc.yaml, such as "lstm".
+
+    Raises:
+        SystemExit: with one line, if it names none, or one that isn't there.
+    """
+    (variants,) = stage_entry(stage)["matrix"].values()
+    if len(sys.argv) != 2 or sys.argv[1] not in variants:
+        raise SystemExit(f"{stage}: name one of {', '.join(variants)}, as dvc.yaml does")
+    return sys.argv[1]
+
+
 def resolve(text: str, values: dict) -> str:
     """Fill `${a.b}` in `text` from nested `values`, as DVC's templating does for scalars."""
     return re.sub(r"\$\{([^}]*)\}", lambda match: str(value_at(match[1].strip(), values)), text)

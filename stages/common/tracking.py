@@ -30,8 +30,13 @@ RECORDER = "stages.common.recorder"
 _recorder: subprocess.Popen | None = None
 
 
-class RecordingError(Exception):
-    """MLflow refused what a stage wanted to record; the message says why."""
+class RecordingError(SystemExit):
+    """MLflow refused what a stage wanted to record: it ends the program with one line that says why."""
+
+    def __init__(self, reason: str):
+        # Not the address itself, which may have a password in it.
+        where = "what MLFLOW_TRACKING_URI names" if os.environ.get("MLFLOW_TRACKING_URI") else "mlflow.db"
+        super().__init__(f"MLflow could not record in {where}: {' '.join(reason.split())}")
 
 
 def start(stage: str, model: Literal["module", "program", "none"] = "none") -> None:
