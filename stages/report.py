@@ -8,7 +8,6 @@ from an experiment of their own, and because an experiment with one chapter woul
 import argparse
 import base64
 import html
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -194,8 +193,8 @@ def main() -> int:
         text = page()
     except ParametersError as error:
         return report(error)
-    except json.JSONDecodeError as error:
-        raise SystemExit(f"a file of {METRICS} is cut off, or no JSON: {error}") from None
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     try:
         with placed(output) as path:
             path.write_text(text, encoding="utf-8")

@@ -184,4 +184,4 @@ def test_a_file_that_is_cut_off_ends_in_one_line(folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["report"])
     with pytest.raises(SystemExit) as end:
         report.main()
-    assert str(end.value.code).startswith("a file of metrics is cut off, or no JSON: Expecting")
+    assert str(end.value.code).startswith("metrics/ch02.json: not JSON: Expecting")

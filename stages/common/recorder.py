@@ -54,6 +54,8 @@ METRICS_PER_BATCH = 1000  # MLflow refuses larger batches
 MODEL_TAG = "model_sha256"
 STAGE_TAG = "dvc.stage"  # that trained the run's model
 EXPERIMENT_TAG = "dvc.experiment"
+OF_THE_STORE = {"mlflow", "requests", "sqlalchemy"}  # packages whose errors say what is wrong with a store
+SECONDS_FOR_AN_ANSWER = 5.0  # of a server, before a stage begins
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -266,7 +268,10 @@ def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
     # Ahead of time what takes long at the first time. What is wrong is found again, and told, when there is something
     # to record.
     with busy, contextlib.suppress(Exception):
-        if "MLFLOW_TRACKING_URI" not in os.environ:  # a server has nothing to be opened here
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if uri.startswith("http"):  # a server has nothing to be opened here
+            _warn_of_silent_server(uri)
+        elif not uri:
             _open_experiment(stage)
         if model == "module":
             _rehearse()
@@ -281,10 +286,26 @@ def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
             try:
                 answer = ("done", FUNCTIONS[function](*arguments, **options))
             except Exception as error:
-                traceback.print_exc()
+                if type(error).__module__.split(".")[0] not in OF_THE_STORE:
+                    traceback.print_exc()
                 answer = ("failed", f"{type(error).__name__}: {error}")
         pickle.dump(answer, answers)
         answers.flush()
+
+
+def _warn_of_silent_server(uri: str) -> None:
+    """Print one line if nothing answers at `uri`: MLflow itself tries for two minutes, at the end, without a word."""
+    import requests
+
+    try:
+        requests.get(uri, timeout=SECONDS_FOR_AN_ANSWER, stream=True).close()
+    except requests.RequestException as error:
+        print(
+            f"MLFLOW_TRACKING_URI: no answer there ({type(error).__name__}); "
+            "the stage goes on, and fails if there is none when it has something to record",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _rehearse() -> None:

@@ -75,6 +75,18 @@ def test_nobody_else_finds_it(stage, fingerprint):
     assert Checkpoint(stage, fingerprint).load() is None
 
 
+@pytest.mark.parametrize("left", [0, 5, -10], ids=["nothing", "five bytes", "all but ten bytes"])
+def test_what_cannot_be_read_is_nothing(main_workspace, capsys, left):
+    checkpoint = Checkpoint("ch07_train", "f" * 64)
+    checkpoint.save({"weight": torch.ones(100)}, {"epoch": 1})
+    checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:left])
+    assert checkpoint.load() is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{checkpoint.path}: can't be read, so that the training begins anew: ")
+    checkpoint.save({"weight": torch.ones(100)}, {"epoch": 2})
+    assert checkpoint.load()[1] == {"epoch": 2}
+
+
 def test_removed_is_gone(main_workspace):
     checkpoint = Checkpoint("ch07_train", "f" * 64)
     checkpoint.save({"weight": torch.ones(1)}, {})

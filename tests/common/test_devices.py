@@ -35,6 +35,8 @@ def test_a_device_that_is_not_there_is_one_line(monkeypatch):
     with pytest.raises(SystemExit) as end:
         find_device("cuda")
     assert end.value.code == "device: cuda was asked for, but this machine has only: cpu"
+    with pytest.raises(SystemExit, match="device: gpu was asked for"):
+        find_device("gpu")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """stages.common.files: a result is there whole or not at all, and what was written reads back the same."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -65,6 +68,29 @@ def test_half_a_folder_is_removed(tmp_path):
         (path / "part").write_text("hal")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    (tmp_path / f".model.{gone.pid}.safetensors").write_bytes(b"half")
+    (tmp_path / f".folder.{gone.pid}").mkdir()
+    (tmp_path / f".folder.{gone.pid}" / "half").write_bytes(b"half")
+    others = [f".model.{os.getppid()}.safetensors", f".model.{gone.pid}.json", f".model.best.{gone.pid}.safetensors"]
+    for name in others:  # of a writer that is alive, and of other files
+        (tmp_path / name).write_bytes(b"half")
+    with placed(tmp_path / "model.safetensors") as path:
+        path.write_bytes(b"whole")
+    with placed(tmp_path / "folder") as path:
+        path.mkdir()
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "folder", "model.safetensors"])
+
+
+@pytest.mark.parametrize("content", [b"", b'{"r2": 0.', b"\xff\xfe"])
+def test_what_is_no_json_is_named(tmp_path, content):
+    (tmp_path / "metrics.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"metrics\.json: not JSON: "):
+        read_json(tmp_path / "metrics.json")
 
 
 def test_json_in_the_order_given_and_readable(tmp_path):

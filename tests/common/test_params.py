@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.common.params import PARAMS_FILE, PIPELINE_FILE, declared_parameters, read_yaml
+from stages.common.params import PARAMS_FILE, PIPELINE_FILE, declared_parameters, read_yaml, variant_of
 from stages.params_schema import first_problem, main
 
 ROOT = Path(__file__).parents[2]
@@ -314,3 +314,13 @@ def test_a_stage_stops_before_it_works(workspace, changes, message):
     run = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (2, "", message)
     assert {path.name: path.read_bytes() for path in workspace.iterdir()} == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["gru"], ["rnn", "lstm"]], ids=["none", "unknown", "two"])
+def test_a_stage_of_a_matrix_needs_one_of_it(workspace, monkeypatch, arguments):
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    with pytest.raises(SystemExit) as end:
+        variant_of("ch06_train")
+    assert end.value.code == "ch06_train: name one of rnn, lstm, as dvc.yaml does"
+    monkeypatch.setattr(sys, "argv", ["train", "lstm"])
+    assert variant_of("ch06_train") == "lstm"

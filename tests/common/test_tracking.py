@@ -458,8 +458,17 @@ def test_a_store_that_cannot_be_reached_ends_the_stage_with_its_reason(chapter):
         result = run_stage(chapter, "-m", "stages.ch06_timeseries.evaluate", "rnn", MLFLOW_TRACKING_URI=address)
     assert result.returncode == 1
     start = "MLflow could not record in what MLFLOW_TRACKING_URI names: MlflowException: "
-    assert result.stderr.splitlines()[-1].startswith(start)
-    assert address.removeprefix("http://127.0.0.1:") in result.stderr.splitlines()[-1]
+    warning, last = result.stderr.splitlines()
+    assert warning.startswith("MLFLOW_TRACKING_URI: no answer there (ConnectionError); ")
+    assert last.startswith(start) and address.removeprefix("http://127.0.0.1:") in last
+
+
+def test_a_store_that_is_no_database_ends_the_stage_with_its_reason(chapter, tmp_path):
+    (tmp_path / "mlflow.db").write_text("no database " * 100, encoding="utf-8")
+    result = run_stage(chapter, "-m", "stages.ch06_timeseries.evaluate", "rnn", DVC_ROOT=str(tmp_path))
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("MLflow could not record in mlflow.db: DatabaseError: ")
 
 
 ABANDONED = """
