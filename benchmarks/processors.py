@@ -5,7 +5,7 @@ convolutions; only on Linux and x86-64). It tells the libraries another maker an
 choose their ways, and computes exactly; where a real processor only makes a first guess, of a reciprocal or of a root,
 QEMU's guess is another one, too. It is a hundred times slower, so that the stages run with small settings, on part of
 their data, which `dvc repro` has left: a quarter of an hour for a processor. Left out are downloads, plots,
-ch05_evaluate, ch06_noise, ch07_preprocess and ch09_evaluate.
+ch01_benchmark, ch05_evaluate, ch06_noise, ch07_preprocess and ch09_evaluate.
 
 Printed, for each stage and processor: the files that differ from those of this processor, if any. What a stage reads
 comes from this processor. Exit status 1 if a file differs.
