@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 STAMP = ENVIRONMENT / "requirements.sha256"
+PLACE = ENVIRONMENT / "place.txt"  # its programs name the folder: moved or copied, they start nothing, or another's
 OF_TORCH = re.compile(r"(?:torch|torchvision)==")
 OF_CUDA = re.compile(r"(?:nvidia|cuda|triton)\b")
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -76,16 +77,18 @@ def main() -> None:
     )
     index = parser.parse_args().torch_index
     done, _, index_before = STAMP.read_text(encoding="utf-8").partition(" ") if STAMP.exists() else ("", "", "")
+    moved = not PLACE.exists() or PLACE.read_text(encoding="utf-8") != str(ENVIRONMENT.resolve())
     index = index_before if index is None else index
     wheels = bool(index) and Path(index).is_dir()
     if wheels:
         index = str(Path(index).resolve())
     wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    if (done, index_before) == (wanted, index) and PYTHON.exists():
+    if (done, index_before) == (wanted, index) and PYTHON.exists() and not moved:
         return
     print(f"Setting up {ENVIRONMENT} (a few minutes the first time)", flush=True)
-    if not (PYTHON.exists() and STAMP.exists()):  # the stamp comes when the environment is whole
+    if moved or not (PYTHON.exists() and STAMP.exists()):  # the stamp comes when the environment is whole
         create_environment()
+        PLACE.write_text(str(ENVIRONMENT.resolve()), encoding="utf-8")
     STAMP.write_text(f"unfinished {index}", encoding="utf-8")  # until all is there
     installer, locked_here = ENVIRONMENT / "installer.txt", LOCK
     installer.write_text(locked("uv"), encoding="utf-8")

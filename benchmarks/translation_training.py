@@ -16,6 +16,7 @@ import itertools
 import multiprocessing
 import resource
 import statistics
+import sys
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -150,7 +151,7 @@ def peak_memory(device: torch.device) -> float:
     """Return the most memory that this process has had, on a GPU that of the GPU, in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def main() -> None:
@@ -166,6 +167,7 @@ def main() -> None:
         programs[name], other = context.Pipe()
         processes.append(context.Process(target=program, args=(other, device, arguments.batch_tokens), daemon=True))
         processes[-1].start()
+        other.close()  # else a program that fails would be waited for
     torch.set_num_threads(THREADS)
     precision = torch.bfloat16 if takes_bfloat16("auto", device) else torch.float32
     rates: dict[str, list[float]] = {name: [] for name in programs}

@@ -97,7 +97,7 @@ def read_metrics(chapter: str) -> dict[str, tuple[dict, dict]]:
     Raises:
         SystemExit: the chapter has no numbers.
     """
-    single, variants = METRICS / f"{chapter}.json", sorted((METRICS / chapter).glob("*.json"))
+    single, variants = METRICS / f"{chapter}.json", sorted((METRICS / chapter).glob("[!.]*.json"))
     if not single.exists() and not variants:
         raise SystemExit(f"there are no numbers of {chapter} in {METRICS}: dvc repro makes them")
     book_file = METRICS / f"book/{chapter}.json"
@@ -132,7 +132,7 @@ def tables(metrics: Mapping[str, tuple[dict, dict]]) -> list[pd.DataFrame]:
 
 def figures(chapter: str) -> list[tuple[str, bytes]]:
     """Return (caption, PNG) of each of the chapter's figures; its file's name is the caption."""
-    paths = sorted((METRICS / "plots" / chapter).glob("*.png"))
+    paths = sorted((METRICS / "plots" / chapter).glob("[!.]*.png"))
     return [(path.stem.replace("_", " "), path.read_bytes()) for path in paths]
 
 
@@ -197,7 +197,7 @@ def main() -> int:
         raise SystemExit(str(error)) from None
     try:
         with placed(output) as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise SystemExit(f"--output {output}: {error.strerror}") from None
     print(f"The report is in {output}")

@@ -73,7 +73,7 @@ class Repository:
     """A git repository, current while the test runs; `dvc` stands in for DVC, all other programs are real."""
 
     def __init__(self, path: Path):
-        self.path, self.calls, self.status = path, [], 0
+        self.path, self.calls, self.status, self.goes_on = path, [], 0, False
         self.metrics = {"metrics/ch02.json": {"loss": 2.0}, "metrics/ch06/rnn.json": {"r2": 0.6}}
         self.metrics["metrics/timings/ch01.json"] = {"mm": 0.5}
         self.lock = {"ch02_train": {"cmd": "book"}, "ch09_train": {"cmd": "tuned"}}
@@ -102,6 +102,8 @@ class Repository:
             self.commit("experiment")
             self.git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/book", "HEAD")
             self.git("reset", "-q", "--hard", head)
+            if self.goes_on:
+                self.git("commit", "-q", "--allow-empty", "-m", "the workspace goes on")
         return subprocess.CompletedProcess(command, self.status if command[4] == "run" else 1)
 
 
@@ -127,6 +129,12 @@ def test_numbers_times_and_lock_are_the_experiments(repository):
     removed, run = repository.calls  # an experiment of this name is made anew
     assert removed == ["remove", "book"]
     assert "ch02.recipe=book" in run and "ch09.recipe=book" not in run
+
+
+def test_a_commit_in_the_meantime_loses_no_experiment(repository):
+    repository.goes_on = True
+    assert book.main() == 0
+    assert read_json(book.RESULTS / "ch02.json") == {"loss": 2.0}
 
 
 def test_what_all_alone_runs_stays_with_its_part_of_the_lock(repository):

@@ -143,6 +143,16 @@ def test_what_the_book_has_no_number_for_is_a_dash(folder):
     assert "a &amp; b" in page
 
 
+def test_what_a_killed_writer_left_is_no_result(folder):
+    folder.write("ch02/rnn.json", {"loss": 1.0})
+    folder.write("ch02/._rnn.json", {"half": 1.0})
+    folder.write_lock(seed=3)
+    (folder.path / "metrics/plots/ch02").mkdir(parents=True)
+    (folder.path / "metrics/plots/ch02/._curve.png").write_bytes(b"half")
+    page = report.page()
+    assert "loss" in page and "half" not in page and "<img" not in page
+
+
 def test_a_chapter_without_numbers_ends_in_one_line(folder):
     with pytest.raises(SystemExit, match="there are no numbers of ch02 in metrics: dvc repro makes them"):
         report.page()

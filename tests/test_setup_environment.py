@@ -18,9 +18,11 @@ def set_up(tmp_path, monkeypatch):
     environment = tmp_path / ".venv"
     (environment / "bin").mkdir(parents=True)
     (environment / "bin/python").touch()
-    for name, path in {"ENVIRONMENT": "", "STAMP": "requirements.sha256", "PYTHON": "bin/python"}.items():
+    parts = {"ENVIRONMENT": "", "STAMP": "requirements.sha256", "PLACE": "place.txt", "PYTHON": "bin/python"}
+    for name, path in parts.items():
         monkeypatch.setattr(setup_environment, name, environment / path)
     setup_environment.STAMP.touch()
+    setup_environment.PLACE.write_text(str(environment.resolve()), encoding="utf-8")
     commands: list[list[str]] = []
 
     def run(command, **options):
@@ -118,6 +120,21 @@ def test_an_environment_that_a_killed_set_up_left_is_made_anew(set_up, monkeypat
     assert made == [True]
     set_up("--torch-index", "folder")
     assert made == [True]
+
+
+def test_an_environment_that_was_moved_or_copied_is_made_anew(set_up, monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(setup_environment, "create_environment", lambda: made.append(True))
+    set_up()
+    assert made == []
+    for place in (str(tmp_path / "elsewhere/.venv"), None):  # and one that doesn't tell
+        if place:
+            setup_environment.PLACE.write_text(place, encoding="utf-8")
+        else:
+            setup_environment.PLACE.unlink()
+        assert len(set_up()) == 2
+        assert set_up() == []
+    assert made == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
-        probabilities = logits.softmax(dim=1)
+        # The type is said, because autocast on CUDA would else have a softmax in float32.
+        probabilities = logits.softmax(dim=1, dtype=logits.dtype)
         # Of the largest probability, which is at least 1/V: the logarithm of another may be -inf.
         log_sums = logits.amax(dim=1).float() - probabilities.amax(dim=1).float().log()
         own = logits.gather(1, labels[:, None]).squeeze(1).float()

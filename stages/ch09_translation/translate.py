@@ -73,6 +73,8 @@ def arguments(values: list[str]) -> argparse.Namespace:
 
 
 def main() -> int:
+    if not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # as what is read; Windows would else write to files in another
     options = arguments(sys.argv[1:])
     recipe = declared_parameters("ch09_evaluate").ch09.active
     of_memory = recipe.select("memory_pairs", "memory_nearest", "memory_temperature", "memory_reach")

@@ -36,7 +36,9 @@ class Checkpoint:
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+                # Copies: what is read lies in the file's own memory, and Windows replaces no file that is in use.
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+                return tensors, json.loads(file.metadata()["state"])
         except (OSError, SafetensorError) as error:
             print(f"{self.path}: can't be read, so that the training begins anew: {error}", file=sys.stderr)
             return None

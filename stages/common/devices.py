@@ -17,6 +17,9 @@ def set_up_torch(seed: int, num_threads: int) -> None:
     Another number of threads sums in another order and gives other bytes, so it is a parameter. From then on Python
     looks for garbage, but not in what was loaded before.
     """
+    # PyTorch takes the variable's word for it, and a processor without AVX2 would stop in the middle, without one.
+    if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" and not torch.cpu.get_capabilities().get("avx2", True):
+        raise SystemExit("instructions: this processor has no AVX2; with native it does without, and gives other bytes")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this set
     torch.manual_seed(seed)
     torch.set_num_threads(num_threads)
@@ -42,6 +45,8 @@ def in_processes(job: Callable, items: Iterable, processes: int) -> Iterator:
     Small networks train faster so than in threads, which wait for one another: a step is mostly Python. What a job
     gives doesn't depend on the number of processes, as long as it draws from generators of its own.
     """
+    if sys.platform == "win32":
+        processes = min(processes, 61)  # more than Python can wait for there
     if processes == 1:
         yield from map(job, items)
         return
@@ -63,6 +68,9 @@ def find_device(name: str) -> torch.device:
     if not available.get(name):
         there = ", ".join(device for device in available if available[device])
         raise SystemExit(f"device: {name} was asked for, but this machine has only: {there}")
+    if name == "mps" and torch.are_deterministic_algorithms_enabled():
+        # Of pooling, embeddings and indexing MPS has no deterministic gradient: it trains, and says so.
+        torch.set_deterministic_debug_mode("warn")
     return torch.device(name)
 
 

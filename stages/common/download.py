@@ -370,7 +370,8 @@ def _download(url: str, target: Path, patience: Patience, end: float) -> None:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(max(0.0, end - time.monotonic()))
+    while thread.is_alive() and time.monotonic() < end:
+        thread.join(0.25)  # on Windows nothing interrupts a longer wait
     progress.close()
     if thread.is_alive():
         raise _Overdue

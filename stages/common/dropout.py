@@ -43,8 +43,11 @@ class ByteDropout(nn.Module):
 
     def kept(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return what to multiply the inputs by: 0 where they drop out, else 1 / (1 - p)."""
-        words = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device)
-        random_bytes = words.random_(-(2**63), None).view(torch.uint8)[: inputs.numel()]
+        if inputs.device.type == "mps":  # which draws no words of all 64 bits
+            random_bytes = torch.randint(256, (inputs.numel(),), dtype=torch.uint8, device=inputs.device)
+        else:
+            words = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device)
+            random_bytes = words.random_(-(2**63), None).view(torch.uint8)[: inputs.numel()]
         kept = random_bytes.ge_(self.dropped_bytes).to(inputs.dtype)  # in place, 0 or 1: a bool converts slowly
         # Which byte goes with which element doesn't matter, so the mask takes the inputs' order in memory.
         return kept.as_strided(inputs.shape, inputs.stride()).mul_(1 / (1 - self.p))

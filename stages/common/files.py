@@ -15,34 +15,32 @@ import psutil
 
 @contextmanager
 def placed(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it to `path` at the end, or remove it if the block raised.
+    """Yield a path of the same name in a folder beside `path`; move it to `path` at the end, if the block didn't raise.
 
-    The block may make a folder there, too; a folder at `path` is for the block to remove.
+    The block may make a folder there, too; a folder at `path` is for the block to remove. Savers may keep files of
+    their own beside the one that they write, as safetensors does: they go with the temporary folder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_what_killed_writers_left(path)
-    # The process id keeps parallel writers apart; the suffix stays, because savers choose their format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    folder = path.with_name(f".{path.name}.{os.getpid()}")  # the process id keeps parallel writers apart
+    folder.mkdir()
     try:
+        temporary = folder / path.name
         yield temporary
+        if temporary.is_file():
+            temporary.chmod(folder.stat().st_mode & 0o666)  # safetensors' files are for their owner alone
         os.replace(temporary, path)
     finally:
-        _remove(temporary)
+        shutil.rmtree(folder)
 
 
 def _remove_what_killed_writers_left(path: Path) -> None:
-    names = re.compile(rf"\.{re.escape(path.stem)}\.(\d+){re.escape(path.suffix)}")
+    names = re.compile(rf"\.{re.escape(path.name)}\.(\d+)")
     for left in path.parent.iterdir():
         match = names.fullmatch(left.name)
-        if match and not psutil.pid_exists(int(match[1])):
-            _remove(left)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+        if match and (int(match[1]) == os.getpid() or not psutil.pid_exists(int(match[1]))):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_json(path: str | Path, values: dict) -> None:
@@ -55,7 +53,8 @@ def write_json(path: str | Path, values: dict) -> None:
         if not math.isfinite(value):
             raise SystemExit(f"{path}: {name} is {value}: did a training diverge? Then try a lower learning rate")
     with placed(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def _numbers(values, name: str = "") -> Iterator[tuple[str, float]]:
@@ -101,7 +100,7 @@ def write_history(path: str | Path, history: dict[str, list[float]]) -> None:
     for epoch, values in enumerate(zip(*history.values(), strict=True), start=1):
         rows.append(",".join([str(epoch), *(f"{value:.6g}" for value in values)]))
     with placed(path) as temporary:
-        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
 
 
 def check_history(history: dict[str, list[float]], where: str | Path) -> None:

@@ -23,6 +23,12 @@ class _Light:
     def step(self, closure=None):
         return super().step.__wrapped__(self, closure)
 
+    def _accelerator_graph_capture_health_check(self) -> None:
+        """Leave out PyTorch's look for a CUDA graph, of which there is none here.
+
+        It would start CUDA in every process that trains on the CPU, and a process forked from such a one can't do that.
+        """
+
 
 class Adam(_Light, torch.optim.Adam):
     """torch.optim.Adam to the last bit, fused unless told otherwise."""

@@ -12,7 +12,9 @@ import os
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what an interrupt ends, the stage decides
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # what ends the stage ends this one, too, but not in mid-writing
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     gc.disable()  # there is no garbage in what is loaded; looking for it takes a third of the time
     # Answers go where standard output went; whatever else is printed from here on goes to standard error.
     ANSWERS = os.fdopen(os.dup(1), "wb")
@@ -161,9 +163,10 @@ def _run_of_results(
 
 def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
     root, chapter = main_root(), stage.split("_")[0]
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri or f"sqlite:///{(root / 'mlflow.db').as_posix()}")
-    if not uri:
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = _in_folder(named or "sqlite:///mlflow.db", root)
+    mlflow.set_tracking_uri(uri)
+    if not named:
         os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it, and the next call would take it for the user's
     # Two first writers at once crash while they create the schema, so one at a time opens the store.
     with FileLock(root / ".mlflow.lock"):
@@ -171,14 +174,27 @@ def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
         experiment = client.get_experiment_by_name(chapter)
         if experiment is None:
             # Without a location of its own, an experiment made in a temporary workspace keeps its artifacts there.
-            location = None if uri else (root / "mlartifacts" / chapter).as_uri()
+            location = (root / "mlartifacts" / chapter).as_uri() if uri.startswith("sqlite:") else None
             try:
                 return client, client.create_experiment(chapter, artifact_location=location)
             except MlflowException:  # a writer on another machine was first
                 experiment = client.get_experiment_by_name(chapter)
                 if experiment is None:
                     raise
+        elif experiment.lifecycle_stage == "deleted":  # in MLflow's UI; a deleted one takes no runs
+            client.restore_experiment(experiment.experiment_id)
     return client, experiment.experiment_id
+
+
+def _in_folder(uri: str, root: Path) -> str:
+    """Return a store's URI; if it is a relative path, or SQLite's with one, then that path is taken from `root`.
+
+    A stage may run in a temporary copy of the workspace, where what it leaves besides its outputs is lost.
+    """
+    scheme, separator, path = uri.partition("sqlite:///")
+    if separator and not scheme and path and not path.startswith((":", "file:")):
+        return f"sqlite:///{(root / path).as_posix()}"  # an absolute path stays as it is
+    return str(root / uri) if ":" not in uri and uri != "databricks" else uri
 
 
 def _log_history(client: mlflow.MlflowClient, run_id: str, history: Mapping[str, Sequence[float]]) -> None:

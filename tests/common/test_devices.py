@@ -29,6 +29,13 @@ def test_a_stage_has_its_seed_its_threads_and_deterministic_kernels(restored):
     assert drawn[0] == drawn[1]
 
 
+def test_a_processor_without_the_instructions_is_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": False})
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    with pytest.raises(SystemExit, match="this processor has no AVX2; with native it does"):
+        set_up_torch(seed=5, num_threads=1)
+
+
 def test_a_device_that_is_not_there_is_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -43,10 +50,22 @@ def test_a_device_that_is_not_there_is_one_line(monkeypatch):
     "there, expected",
     [((False, False), "cpu"), ((True, False), "cuda"), ((False, True), "mps"), ((True, True), "cuda")],
 )
-def test_auto_takes_the_fastest_that_there_is(monkeypatch, there, expected):
+def test_auto_takes_the_fastest_that_there_is(restored, monkeypatch, there, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there[0])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there[1])
     assert find_device("auto") == torch.device(expected)
+
+
+def test_mps_warns_of_kernels_that_it_has_no_others_for(restored, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    torch.set_deterministic_debug_mode("default")
+    find_device("mps")
+    assert not torch.are_deterministic_algorithms_enabled()
+    set_up_torch(seed=5, num_threads=1)
+    find_device("cpu")
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    find_device("mps")
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def test_a_precision_that_is_named_is_taken():

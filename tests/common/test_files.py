@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from stages.common.files import file_hash, placed, read_history, read_json, rounded, write_history, write_json
 
@@ -14,7 +15,8 @@ from stages.common.files import file_hash, placed, read_history, read_json, roun
 def test_placed_moves_the_whole_file_in(tmp_path):
     target = tmp_path / "new" / "folder" / "array.npz"
     with placed(target) as path:
-        assert path.parent == target.parent and path.suffix == ".npz"  # same disk; savers choose by the suffix
+        # On the same disk; savers choose their format by the suffix.
+        assert path.parent.parent == target.parent and path.name == target.name
         path.write_bytes(b"whole")
         assert not target.exists()
     assert list(target.parent.iterdir()) == [target]
@@ -70,15 +72,26 @@ def test_half_a_folder_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_model_can_be_read_by_those_who_can_read_all_else(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with placed(tmp_path / "model.safetensors") as path:
+            save_file({"weight": np.ones(3)}, path)
+            assert path.stat().st_mode & 0o777 == 0o600  # safetensors' own
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o640
+
+
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
-    (tmp_path / f".model.{gone.pid}.safetensors").write_bytes(b"half")
-    (tmp_path / f".folder.{gone.pid}").mkdir()
-    (tmp_path / f".folder.{gone.pid}" / "half").write_bytes(b"half")
-    others = [f".model.{os.getppid()}.safetensors", f".model.{gone.pid}.json", f".model.best.{gone.pid}.safetensors"]
-    for name in others:  # of a writer that is alive, and of other files
-        (tmp_path / name).write_bytes(b"half")
+    gone_and_own = [f".{name}.{pid}" for name in ("model.safetensors", "folder") for pid in (gone.pid, os.getpid())]
+    others = [f".model.safetensors.{os.getppid()}", f".model.json.{gone.pid}", f".best.model.safetensors.{gone.pid}"]
+    for name in gone_and_own + others:  # others: of a writer that is alive, and of other files
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_bytes(b"half")
     with placed(tmp_path / "model.safetensors") as path:
         path.write_bytes(b"whole")
     with placed(tmp_path / "folder") as path:

@@ -30,6 +30,15 @@ def test_steps_are_the_same_to_the_last_bit():
     assert torch.equal(minimised(SGD, **options), minimised(torch.optim.SGD, **options))
 
 
+def test_steps_on_the_cpu_leave_a_gpu_alone(monkeypatch):
+    def started(**options):
+        raise AssertionError("PyTorch would start CUDA, which a process forked from this one then can't")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", started)
+    for kind in (Adam, Adagrad, SGD, Adadelta):
+        assert minimised(kind).isfinite().all()
+
+
 def test_adadelta_makes_pytorchs_steps():
     for options in ({}, {"rho": 0.8, "eps": 1e-4}):
         torch.testing.assert_close(minimised(Adadelta, **options), minimised(torch.optim.Adadelta, **options))

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.ch06_timeseries.model import Forecaster
-from stages.common import tracking
+from stages.common import recorder, tracking
 from stages.common.files import file_hash, read_json
 
 SMALL = {
@@ -469,6 +469,42 @@ def test_a_store_that_is_no_database_ends_the_stage_with_its_reason(chapter, tmp
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("MLflow could not record in mlflow.db: DatabaseError: ")
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["fresh", "deleted"])
+def test_a_relative_store_lies_in_the_main_workspace(chapter, monkeypatch, tmp_path, deleted):
+    copy, main = tmp_path / "copy", tmp_path / "main"
+    copy.mkdir()
+    main.mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(main))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
+    monkeypatch.chdir(copy)
+    model, figure = chapter.path / "data/models/ch06/rnn.safetensors", tmp_path / "figure.png"
+    figure.write_bytes(PNG)
+    client = mlflow.MlflowClient(f"sqlite:///{main}/runs.db")
+    if deleted:
+        client.delete_experiment(client.create_experiment("ch06", artifact_location=(main / "mlartifacts").as_uri()))
+    run = client.get_run(tracking.record_results("ch06_evaluate", model, {"r2": 0.5}, figures=[figure]))
+    assert run.data.metrics == {"r2": 0.5} and list(copy.iterdir()) == []
+    assert [path.name for path in (main / "mlartifacts").rglob("*.png")] == ["figure.png"]
+
+
+@pytest.mark.parametrize(
+    "uri, expected",
+    [
+        ("sqlite:///mlflow.db", "sqlite:////root/mlflow.db"),
+        ("sqlite:////other/mlflow.db", "sqlite:////other/mlflow.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("./mlruns", "/root/mlruns"),
+        ("/other/mlruns", "/other/mlruns"),
+        ("http://server:5000", "http://server:5000"),
+        ("postgresql://server/runs", "postgresql://server/runs"),
+        ("databricks", "databricks"),
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="paths of POSIX")
+def test_a_relative_path_is_taken_from_the_workspaces_root(uri, expected):
+    assert recorder._in_folder(uri, Path("/root")) == expected
 
 
 ABANDONED = """
