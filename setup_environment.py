@@ -13,13 +13,18 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 STAMP = ENVIRONMENT / "requirements.sha256"
+BUSY = ROOT / ".venv.lock"  # held by the set-up that is at work
 PLACE = ENVIRONMENT / "place.txt"  # its programs name the folder: moved or copied, they start nothing, or another's
 OF_TORCH = re.compile(r"(?:torch|torchvision)==")
 OF_CUDA = re.compile(r"(?:nvidia|cuda|triton)\b")
@@ -63,30 +68,63 @@ def create_environment() -> None:
         ) from None
 
 
-def main() -> None:
-    if sys.version_info < (3, 11):  # noqa: UP036 - the one program that runs before a version was chosen
-        raise SystemExit(
-            f"Python 3.11 or newer is needed; this is {sys.version.split()[0]} "
-            "(make can be told which to use: make PYTHON=python3.13 setup)"
-        )
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--torch-index",
-        metavar="INDEX",
-        help='URL of an index, or folder of wheels, that torch and torchvision come from; "" is the lock file\'s own',
-    )
-    index = parser.parse_args().torch_index
-    done, _, index_before = STAMP.read_text(encoding="utf-8").partition(" ") if STAMP.exists() else ("", "", "")
-    moved = not PLACE.exists() or PLACE.read_text(encoding="utf-8") != str(ENVIRONMENT.resolve())
-    index = index_before if index is None else index
-    wheels = bool(index) and Path(index).is_dir()
-    if wheels:
+def taken(file: IO) -> bool:
+    """Take the open file for this process alone; return False if another has it. It is let go when it is closed."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # a file system that has no locks
+        pass
+    return True
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other set-up is at work in this folder: two would remove each other's environment."""
+    with BUSY.open("w") as file:
+        if not taken(file):
+            print("Another set-up is at work here: waiting for it", flush=True)
+            while not taken(file):
+                time.sleep(0.5)
+        yield
+
+
+def is_whole() -> bool:
+    """Return whether there is an environment to install into, made in this place."""
+    stayed = PLACE.exists() and PLACE.read_text(encoding="utf-8") == str(ENVIRONMENT.resolve())
+    return PYTHON.exists() and STAMP.exists() and stayed
+
+
+def wanted_stamp(index: str | None) -> str:
+    """Return what the stamp says when all is done: the lock file's hash, and the index that torch comes from.
+
+    `index` None is the one before, "" the lock file's own.
+    """
+    if index is None:
+        index = STAMP.read_text(encoding="utf-8").partition(" ")[2] if STAMP.exists() else ""
+    if index and Path(index).is_dir():
         index = str(Path(index).resolve())
-    wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    if (done, index_before) == (wanted, index) and PYTHON.exists() and not moved:
-        return
+    return f"{hashlib.sha256(LOCK.read_bytes()).hexdigest()} {index}"
+
+
+def is_done(stamp: str) -> bool:
+    return is_whole() and STAMP.read_text(encoding="utf-8") == stamp
+
+
+def set_up(stamp: str) -> None:
+    """Make of the environment what `stamp` says."""
+    index = stamp.partition(" ")[2]
+    wheels = bool(index) and Path(index).is_dir()
     print(f"Setting up {ENVIRONMENT} (a few minutes the first time)", flush=True)
-    if moved or not (PYTHON.exists() and STAMP.exists()):  # the stamp comes when the environment is whole
+    if not is_whole():
         create_environment()
         PLACE.write_text(str(ENVIRONMENT.resolve()), encoding="utf-8")
     STAMP.write_text(f"unfinished {index}", encoding="utf-8")  # until all is there
@@ -110,7 +148,28 @@ def main() -> None:
     except subprocess.CalledProcessError as error:
         origin = f"; torch comes from {index}, until --torch-index names another" if index else ""
         raise SystemExit(f"set-up failed (see above){origin}: {' '.join(map(str, error.cmd))}") from None
-    STAMP.write_text(f"{wanted} {index}", encoding="utf-8")
+    STAMP.write_text(stamp, encoding="utf-8")
+
+
+def main() -> None:
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one program that runs before a version was chosen
+        raise SystemExit(
+            f"Python 3.11 or newer is needed; this is {sys.version.split()[0]} "
+            "(make can be told which to use: make PYTHON=python3.13 setup)"
+        )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--torch-index",
+        metavar="INDEX",
+        help='URL of an index, or folder of wheels, that torch and torchvision come from; "" is the lock file\'s own',
+    )
+    index = parser.parse_args().torch_index
+    if is_done(wanted_stamp(index)):
+        return
+    with alone():
+        stamp = wanted_stamp(index)
+        if not is_done(stamp):  # by the one that was waited for
+            set_up(stamp)
 
 
 if __name__ == "__main__":

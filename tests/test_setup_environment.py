@@ -18,7 +18,13 @@ def set_up(tmp_path, monkeypatch):
     environment = tmp_path / ".venv"
     (environment / "bin").mkdir(parents=True)
     (environment / "bin/python").touch()
-    parts = {"ENVIRONMENT": "", "STAMP": "requirements.sha256", "PLACE": "place.txt", "PYTHON": "bin/python"}
+    parts = {
+        "ENVIRONMENT": "",
+        "STAMP": "requirements.sha256",
+        "BUSY": "busy",
+        "PLACE": "place.txt",
+        "PYTHON": "bin/python",
+    }
     for name, path in parts.items():
         monkeypatch.setattr(setup_environment, name, environment / path)
     setup_environment.STAMP.touch()
@@ -135,6 +141,30 @@ def test_an_environment_that_was_moved_or_copied_is_made_anew(set_up, monkeypatc
         assert len(set_up()) == 2
         assert set_up() == []
     assert made == [True, True]
+
+
+def test_one_set_up_at_a_time(set_up, monkeypatch, capsys):
+    attempts = []
+
+    def create() -> None:
+        with setup_environment.BUSY.open("w") as file:
+            attempts.append(setup_environment.taken(file))
+
+    monkeypatch.setattr(setup_environment, "create_environment", create)
+    setup_environment.STAMP.unlink()
+    set_up()
+    assert attempts == [False]
+    assert set_up() == []  # it is let go
+
+    def wait(seconds: float) -> None:
+        setup_environment.STAMP.write_text(setup_environment.wanted_stamp("folder"), encoding="utf-8")
+        other.close()
+
+    monkeypatch.setattr(setup_environment.time, "sleep", wait)
+    other = setup_environment.BUSY.open("w")
+    assert setup_environment.taken(other)
+    assert set_up("--torch-index", "folder") == []  # the other has done it
+    assert "waiting" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
