@@ -39,7 +39,7 @@ lock: setup      ## pin the newest versions that pyproject.toml allows
 		--no-header --extra dev pyproject.toml -o requirements.lock
 
 clean:           ## remove the environment and what tools leave behind
-	rm -rf .venv .checkpoints .pytest_cache .ruff_cache
+	rm -rf .venv .venv.lock .checkpoints .pytest_cache .ruff_cache
 	find stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove, besides, all data, models and recorded runs
