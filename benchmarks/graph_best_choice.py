@@ -71,8 +71,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10, help="networks of each group")
     runs = parser.parse_args().runs
+    parameters = read_yaml(PARAMS_FILE)["ch08"]
+    if not 2 <= runs <= parameters["splits"]:
+        parser.error(f"--runs {runs}: must be from 2, for a spread, to ch08.splits, {parameters['splits']}")
     set_up_torch(0, 1)
-    tuned = read_yaml(PARAMS_FILE)["ch08"]["tuned"]
+    tuned = parameters["tuned"]
     found = {}
     for name, changed in SETTINGS.items():
         started = time.perf_counter()

@@ -3,10 +3,11 @@
     python -m benchmarks.translation_decoding --device cuda    # the same on a GPU
 
 The chapter's encodes a sentence, padded to 350 tokens, and computes the whole decoder anew for every word, one sentence
-after another, its attention written out. The pipeline's has many sentences of similar length in a batch and keeps keys
-and values. Both run the same weights, of the book's size, and in float32 write the same words: a network that never
-ends a sentence writes as many as it may. Where the device multiplies bfloat16 fast, as `precision: auto` has it, that
-is timed, too; there an untrained network, to which all words are about as likely, soon writes others.
+after another, its attention written out. The pipeline's has many sentences in a batch, here all of one length so that
+none is padded, and keeps keys and values. Both run the same weights, of the book's size, and in float32 write the same
+words: a network that never ends a sentence writes as many as it may. Where the device multiplies bfloat16 fast, as
+`precision: auto` has it, that is timed, too; there an untrained network, to which all words are about as likely, soon
+writes others.
 
 Printed: sentences a second of each, taken in turn, and their ratio; the operations of a sentence in each, and the ratio
 that the rate of a large matrix product in float32 would give ours beside the chapter's as it is.
@@ -55,6 +56,7 @@ def main() -> None:
     device = find_device(parser.parse_args().device)
     keep_freed_memory()
     set_up_torch(0, 2)
+    find_device(device.type)  # again, for what MPS has no deterministic kernels for
     model = Transformer(VOCABULARY, VOCABULARY, longest=LONGEST).eval().to(device)
     with torch.no_grad():
         model.bias[LAST] = -100.0

@@ -35,7 +35,7 @@ from stages.common.memory import keep_few_kernels, keep_freed_memory
 from stages.common.optimizers import Adam
 
 LONGEST, PAIRS = 350, 8  # of the book's batches
-STEPS, TURNS = 8, 3
+STEPS = 8  # of the pipeline's program in a turn
 THREADS = 2
 
 
@@ -92,8 +92,10 @@ def corpus(device: torch.device) -> tuple[list, list, Transformer]:
     """Return the training texts' tokens on both sides, and a new network for them on the device."""
     import datasets
 
+    keep_freed_memory()
     train, counts = datasets.load_from_disk(CORPUS)["train"], read_json(COUNTS)
     set_up_torch(0, THREADS)
+    find_device(device.type)  # again, for what MPS has no deterministic kernels for
     model = Transformer(counts["src_vocabulary"], counts["tgt_vocabulary"], longest=LONGEST)
     return train["src"][:], train["tgt"][:], model.to(device)
 
@@ -122,7 +124,6 @@ def pipelines_program(turns: Connection, device: torch.device, batch_tokens: int
     """Train STEPS steps whenever asked; answers (real tokens, seconds, operations that they take)."""
     from accelerate import Accelerator
 
-    keep_freed_memory()
     keep_few_kernels()
     src, tgt, model = corpus(device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision("auto", device))
@@ -158,7 +159,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device_option(parser)
     parser.add_argument("--batch-tokens", type=int, default=6000, help="tokens of the pipeline's batches")
+    parser.add_argument("--turns", type=int, default=3, help="of 8 batches of the pipeline's, after one that warms up")
     arguments = parser.parse_args()
+    if arguments.turns < 1 or arguments.batch_tokens < 1:
+        parser.error("--turns and --batch-tokens must be 1 or more")
     device = find_device(arguments.device)
     context = multiprocessing.get_context("spawn")
     programs: dict[str, Connection] = {}
@@ -172,7 +176,7 @@ def main() -> None:
     precision = torch.bfloat16 if takes_bfloat16("auto", device) else torch.float32
     rates: dict[str, list[float]] = {name: [] for name in programs}
     shares, matrix_rates = [], []
-    for turn in range(TURNS + 1):
+    for turn in range(arguments.turns + 1):
         for name, connection in programs.items():
             connection.send(True)
             tokens, seconds, *taken = connection.recv()

@@ -1,0 +1,48 @@
+"""The benchmarks start and say what they take; those that need no data run, small."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import benchmarks
+from benchmarks import neighbour_sampling, timeseries_ceiling
+
+PROGRAMS = sorted({module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - {"timing"})
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_it_starts_and_names_its_options(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"benchmarks.{name}").main()
+    assert end.value.code == 0 and "usage:" in capsys.readouterr().out
+
+
+def test_timeseries_ceiling_runs(monkeypatch, capsys):
+    parameters = timeseries_ceiling.read_yaml("params.yaml")
+    small = {"length": 120, "duration": 12.0, "window": 10, "loss_steps": 5, "hidden_size": 4, "epochs": 1}
+    parameters["ch06"]["tuned"] |= small
+    monkeypatch.setattr(timeseries_ceiling, "read_yaml", lambda path: parameters)
+    monkeypatch.setattr(sys, "argv", ["timeseries_ceiling", "--noise-levels", "0.2", "--seeds", "0", "1"])
+    timeseries_ceiling.main()
+    _, rnn, lstm = capsys.readouterr().out.splitlines()
+    for row, cell in ((rnn, "rnn"), (lstm, "lstm")):
+        noise_level, name, *r2, ceiling, first, second, gap, _ = row.split()
+        assert (noise_level, name, len(r2)) == ("0.20", cell, 2)
+        assert float(gap) == pytest.approx((float(first) + float(second)) / 2, abs=1e-4)
+        assert float(ceiling) - sum(map(float, r2)) / 2 == pytest.approx(float(gap), abs=2e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+def test_neighbour_sampling_runs_on_a_generated_graph(tmp_path):
+    neighbour_sampling.generate(1_500, tmp_path / "graph.npz")
+    for task in ("batches", "whole"):
+        row = ["--row", "1500", str(tmp_path / "graph.npz"), task]
+        program = [sys.executable, "-m", "benchmarks.neighbour_sampling", *row]
+        done = subprocess.run(program, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        assert done.returncode == 0, done.stderr
+        assert "1,500 nodes" in done.stdout and "accuracy 0." in done.stdout
