@@ -52,7 +52,7 @@ class Recipe(Strict):
 class Housing(Strict):
     recipe: Literal["tuned", "book"]
     num_threads: Threads
-    runs: PositiveInt
+    runs: Annotated[int, Field(ge=2)]  # of fewer there is no spread
     cv_splits: Annotated[int, Field(ge=2, le=DISTRICTS // 10)]  # R² of fewer than ten rows says nothing
     cv_repeats: PositiveInt
     tuned: Recipe

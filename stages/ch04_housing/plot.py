@@ -33,7 +33,7 @@ def plot_rooms(table: pd.DataFrame, path: Path) -> None:
 def plot_loss(losses: list[float], target: str, path: Path) -> None:
     """Fig. 42: the training loss by epoch, in the unit of `target`, what the network learns."""
     figure, axes = new_figure()
-    axes.plot(range(1, len(losses) + 1), losses, color=BLUE)
+    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="." if len(losses) == 1 else None)
     of_what = {"log": "of the standardised log price", "raw": "of the price, (1,000 dollars)²"}[target]
     axes.set(title="Loss while training, first run", xlabel="epoch", yscale="log")
     axes.set_ylabel(f"mean squared error {of_what}")

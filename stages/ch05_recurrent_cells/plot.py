@@ -57,7 +57,8 @@ def plot_losses(histories: dict[str, dict[str, list[float]]], lengths: list[int]
         for index, length in enumerate(lengths):
             losses = histories[cell][f"length_{length}"]
             shade = 0.3 + 0.7 * (index + 1) / len(lengths)
-            axes.plot(range(1, len(losses) + 1), losses, color=color, alpha=shade, label=f"{length} steps back")
+            style = {"color": color, "alpha": shade, "marker": "." if len(losses) == 1 else None}
+            axes.plot(range(1, len(losses) + 1), losses, label=f"{length} steps back", **style)
         axes.set(title=label, xlabel="training step", yscale="log")
         axes.legend(loc="lower left", fontsize=8)
     panels[0].set_ylabel("cross-entropy, mean of all runs")

@@ -40,7 +40,8 @@ def plot_losses(histories: dict[str, list[float]], floor: float, path: Path) -> 
     """
     figure, axes = new_figure()
     for cell, losses in histories.items():
-        axes.plot(range(1, len(losses) + 1), losses, color=CELLS[cell], label=cell.upper())
+        marker = "." if len(losses) == 1 else None
+        axes.plot(range(1, len(losses) + 1), losses, color=CELLS[cell], marker=marker, label=cell.upper())
     if floor > 0:
         axes.axhline(floor, color=GREY, linestyle="--", label="noise variance σ²")
     axes.set(title="Loss while training", xlabel="epoch", ylabel="mean squared error", yscale="log")

@@ -14,7 +14,7 @@ class Recipe(Strict):
 
     features: Literal["normalized", "raw"]
     dense_aggregation: Literal["mean", "sum"]
-    hidden_size: PositiveInt
+    hidden_size: Annotated[int, Field(ge=2)]  # drawn in two dimensions
     heads: PositiveInt
     epochs: PositiveInt
     learning_rate: PositiveFloat

@@ -17,7 +17,7 @@ class Recipe(Strict):
     tokenizer: Literal["wordlevel", "bpe"]
     vocabulary: Annotated[int, Field(ge=300, le=200_000)]  # the 256 bytes of "bpe" and the special tokens are in it
     min_frequency: PositiveInt
-    longest: Annotated[int, Field(ge=4, le=5000)]
+    longest: Annotated[int, Field(ge=6, le=5000)]  # a letter can be four tokens of "bpe", and begin with a blank
     d_model: PositiveInt
     layers: PositiveInt
     heads: PositiveInt
@@ -29,7 +29,7 @@ class Recipe(Strict):
     batch_pairs: Count
     batch_tokens: Count
     learning_rate: PositiveFloat
-    beta2: Annotated[float, Field(ge=0, lt=1)]
+    beta2: Annotated[float, Field(gt=0, lt=1)]
     schedule: Literal["linear", "constant"]
     warmup: Fraction
     label_smoothing: Fraction

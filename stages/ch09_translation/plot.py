@@ -27,7 +27,7 @@ def plot_learning(history: dict[str, list[float]], path: Path) -> None:
     """Training and validation loss by epoch."""
     figure, axes = new_figure()
     epochs = list(range(1, len(history["train_loss"]) + 1))
-    axes.plot(epochs, history["train_loss"], color=RED, marker=".", label="training, labels smoothed")
+    axes.plot(epochs, history["train_loss"], color=RED, marker=".", label="training, as optimised")
     axes.plot(epochs, history["validation_loss"], color=BLUE, marker=".", label="validation")
     axes.set(title="Loss", xlabel="epoch", ylabel="cross-entropy, nats a token", xticks=epochs)
     axes.legend()
@@ -79,7 +79,8 @@ def plot_positions(table: np.ndarray, path: Path) -> None:
     picture.grid(False)
     figure.colorbar(shown, label="value")
     last = table.shape[1] - 1
-    for place, color in zip((0, last // 8 * 2, last // 4 * 2, last // 2 * 2), (BLUE, RED, GREEN, GREY), strict=True):
+    places = sorted({0, last // 8 * 2, last // 4 * 2, last // 2 * 2})  # fewer, where a vector has few
+    for place, color in zip(places, (BLUE, RED, GREEN, GREY), strict=False):
         curves.plot(table[:, place], color=color, label=f"place {place}")
     curves.set(title="Sines of some places", xlabel="position in the sentence", ylabel="value")
     curves.legend(fontsize=8)
@@ -112,10 +113,10 @@ def plot_table(texts: list[dict], bleu: float, path: Path) -> None:
     # Of the good ones those that the memory does not have; of the bad ones not the very worst alone.
     good = sorted(by_score[: len(by_score) // 5], key=lambda text: text["translation"] == text["memory"])
     bad = by_score[-(len(by_score) // 5 or 1) :][:: max(1, len(by_score) // 5 // TEXTS_SHOWN)]
-    chosen = [*good[:TEXTS_SHOWN], *bad[-TEXTS_SHOWN:]]
+    good, bad = good[:TEXTS_SHOWN], bad[-TEXTS_SHOWN:]
     rows = [
         [*(textwrap.fill(text[key], LETTERS_A_LINE) for key in ("source", "reference", "translation")), text["chrf"]]
-        for text in chosen
+        for text in (*good, *bad)
     ]
     lines = [max(str(cell).count("\n") for cell in row) + 1 for row in rows]
     figure, axes = new_figure(width=13, height=0.19 * sum(lines) + 0.14 * len(lines) + 1)
@@ -136,7 +137,7 @@ def plot_table(texts: list[dict], bleu: float, path: Path) -> None:
         if row == 0:
             cell.set_text_props(weight="bold")
         else:
-            cell.set_facecolor("#eef5ee" if row <= TEXTS_SHOWN else "#faeeec")
+            cell.set_facecolor("#eef5ee" if row <= len(good) else "#faeeec")
     axes.set_title(f"Test texts, good translations above and bad ones below; BLEU of all {bleu:.1f} %", fontsize=10)
     save_figure(figure, path)
 

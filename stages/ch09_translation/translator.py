@@ -168,6 +168,7 @@ def attention_maps(
     piece = (translator.pieces(text) or [""])[0]
     source = translator.tokens(piece)
     (written,) = translator.search([piece], beams, penalty)
+    written = written[: translator.longest - 1]  # a search that finds no end writes as many as the network can read
     attention = model.decoder[-1].cross_attention
     attention.keep_maps = True
     model(padded([[*source, LAST]]).to(device), padded([[FIRST, *written]]).to(device))

@@ -146,6 +146,16 @@ def test_attention_is_drawn(said, tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_attention_of_a_translation_without_an_end_is_drawn_as_far_as_the_network_reads(trained):
+    import torch
+
+    translator = translate.load_translator(translate.MODEL, translate.TOKENIZERS, torch.device("cpu"))
+    endless = [5] * translator.longest
+    translator.search = lambda texts, beams, penalty: [endless for _ in texts]
+    maps, words, written = translate.attention_maps(translator, "Ban dor kis")
+    assert maps.shape[1:] == (len(written), len(words)) and len(written) == translator.longest
+
+
 @pytest.fixture
 def changed(trained, tmp_path):
     """A copy of the model, to be changed: (path, tensors, metadata)."""

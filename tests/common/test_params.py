@@ -100,7 +100,7 @@ def test_accepted(changes):
         ("ch04", MISSING, "ch04 is missing"),
         # chapter 4
         ("ch04.recipe", "Book", "ch04.recipe = 'Book': input should be 'tuned' or 'book'"),
-        ("ch04.runs", 0, "ch04.runs = 0: input should be greater than or equal to 1"),
+        ("ch04.runs", 1, "ch04.runs = 1: input should be greater than or equal to 2"),
         ("ch04.cv_splits", 1, "ch04.cv_splits = 1: input should be greater than or equal to 2"),
         ("ch04.cv_splits", 51, "ch04.cv_splits = 51: input should be less than or equal to 50"),
         (
