@@ -1,28 +1,36 @@
 """The benchmarks start and say what they take; those that need no data run, small."""
 
 import importlib
-import pkgutil
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import benchmarks
-from benchmarks import neighbour_sampling, timeseries_ceiling
+ROOT = Path(__file__).parents[1]
+PROGRAMS = sorted({path.stem for path in ROOT.glob("benchmarks/*.py")} - {"__init__", "timing"})
 
-PROGRAMS = sorted({module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - {"timing"})
+
+@pytest.fixture
+def program():
+    """Import a benchmark; the processor's instructions, which they all take, are afterwards as they were."""
+    before = dict(os.environ)
+    yield lambda name: importlib.import_module(f"benchmarks.{name}")
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_it_starts_and_names_its_options(name, monkeypatch, capsys):
+def test_it_starts_and_names_its_options(program, name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(f"benchmarks.{name}").main()
+        program(name).main()
     assert end.value.code == 0 and "usage:" in capsys.readouterr().out
 
 
-def test_timeseries_ceiling_runs(monkeypatch, capsys):
+def test_timeseries_ceiling_runs(program, monkeypatch, capsys):
+    timeseries_ceiling = program("timeseries_ceiling")
     parameters = timeseries_ceiling.read_yaml("params.yaml")
     small = {"length": 120, "duration": 12.0, "window": 10, "loss_steps": 5, "hidden_size": 4, "epochs": 1}
     parameters["ch06"]["tuned"] |= small
@@ -39,10 +47,9 @@ def test_timeseries_ceiling_runs(monkeypatch, capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
 def test_neighbour_sampling_runs_on_a_generated_graph(tmp_path):
-    neighbour_sampling.generate(1_500, tmp_path / "graph.npz")
-    for task in ("batches", "whole"):
+    for task in ("generate", "batches", "whole"):
         row = ["--row", "1500", str(tmp_path / "graph.npz"), task]
-        program = [sys.executable, "-m", "benchmarks.neighbour_sampling", *row]
-        done = subprocess.run(program, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        command = [sys.executable, "-m", "benchmarks.neighbour_sampling", *row]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
-        assert "1,500 nodes" in done.stdout and "accuracy 0." in done.stdout
+        assert task == "generate" or ("1,500 nodes" in done.stdout and "accuracy 0." in done.stdout)

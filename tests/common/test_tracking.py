@@ -492,10 +492,10 @@ def test_a_relative_store_lies_in_the_main_workspace(chapter, monkeypatch, tmp_p
 @pytest.mark.parametrize(
     "uri, expected",
     [
-        ("sqlite:///mlflow.db", "sqlite:////root/mlflow.db"),
+        ("sqlite:///mlflow.db", "sqlite:////main/mlflow.db"),
         ("sqlite:////other/mlflow.db", "sqlite:////other/mlflow.db"),
         ("sqlite:///:memory:", "sqlite:///:memory:"),
-        ("./mlruns", "/root/mlruns"),
+        ("./mlruns", "/main/mlruns"),
         ("/other/mlruns", "/other/mlruns"),
         ("http://server:5000", "http://server:5000"),
         ("postgresql://server/runs", "postgresql://server/runs"),
@@ -504,7 +504,7 @@ def test_a_relative_store_lies_in_the_main_workspace(chapter, monkeypatch, tmp_p
 )
 @pytest.mark.skipif(os.name == "nt", reason="paths of POSIX")
 def test_a_relative_path_is_taken_from_the_workspaces_root(uri, expected):
-    assert recorder._in_folder(uri, Path("/root")) == expected
+    assert recorder._in_folder(uri, Path("/main")) == expected
 
 
 ABANDONED = """
