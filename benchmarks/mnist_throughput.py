@@ -109,8 +109,8 @@ def own_program(images: int, precision: str, device: torch.device):
     }
 
     def run() -> float:
-        set_up_torch(0, torch.get_num_threads())  # as the stage; its deterministic kernels cost something on a GPU
-        find_device(device.type)  # again, for what MPS has no deterministic kernels for
+        # As the stage: its deterministic kernels cost something on a GPU.
+        set_up_torch(0, torch.get_num_threads(), device)
         started = time.perf_counter()  # training ends with the losses, for which the device is waited for
         train(trainer, data, nothing, None, epochs=trainer.epochs_done + 1, seed=0, **options)
         seconds = time.perf_counter() - started

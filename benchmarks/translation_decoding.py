@@ -55,8 +55,7 @@ def main() -> None:
     add_device_option(parser)
     device = find_device(parser.parse_args().device)
     keep_freed_memory()
-    set_up_torch(0, 2)
-    find_device(device.type)  # again, for what MPS has no deterministic kernels for
+    set_up_torch(0, 2, device)
     model = Transformer(VOCABULARY, VOCABULARY, longest=LONGEST).eval().to(device)
     with torch.no_grad():
         model.bias[LAST] = -100.0

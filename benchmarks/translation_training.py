@@ -94,8 +94,7 @@ def corpus(device: torch.device) -> tuple[list, list, Transformer]:
 
     keep_freed_memory()
     train, counts = datasets.load_from_disk(CORPUS)["train"], read_json(COUNTS)
-    set_up_torch(0, THREADS)
-    find_device(device.type)  # again, for what MPS has no deterministic kernels for
+    set_up_torch(0, THREADS, device)
     model = Transformer(counts["src_vocabulary"], counts["tgt_vocabulary"], longest=LONGEST)
     return train["src"][:], train["tgt"][:], model.to(device)
 

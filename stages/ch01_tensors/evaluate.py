@@ -61,8 +61,8 @@ def main() -> None:
     parameters = declared_parameters("ch01_evaluate")
     recipe = parameters.ch01.active
     seed = parameters.seed
-    set_up_torch(seed, parameters.ch01.num_threads)
     device = find_device(parameters.device)
+    set_up_torch(seed, parameters.ch01.num_threads, device)
     operations, statements = run_operations(seed, device), check_statements(seed, device)
     errors = rounding_errors(recipe.sizes, recipe.matrices, recipe.rounding_rows, seed)
     save_arrays(ARRAYS, sizes=np.array(recipe.sizes), **errors, **example_tensors())

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.ch03_perceptrons.generate import PATTERNS
-from stages.common.figures import BLUE, GREEN, RED, new_figure, save_figure
+from stages.common.figures import BLUE, GREEN, RED, curve_marker, new_figure, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -112,7 +112,7 @@ def plot_optimizers(history: dict[str, list[float]], rates: dict[str, float], pa
     figure, axes = new_figure()
     for name, losses in history.items():
         label, color = OPTIMIZERS[name]
-        marker = "." if len(losses) == 1 else None
+        marker = curve_marker(len(losses))
         axes.plot(range(1, len(losses) + 1), losses, color=color, marker=marker, label=f"{label}, rate {rates[name]:g}")
     axes.set(title="Training of fig. 35", xlabel="step", ylabel="loss: sum of squared errors", yscale="log")
     axes.legend()

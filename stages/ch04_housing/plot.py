@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stages.common.figures import BLUE, GREY, RED, new_figure, save_figure
+from stages.common.figures import BLUE, GREY, RED, curve_marker, new_figure, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -33,7 +33,7 @@ def plot_rooms(table: pd.DataFrame, path: Path) -> None:
 def plot_loss(losses: list[float], target: str, path: Path) -> None:
     """Fig. 42: the training loss by epoch, in the unit of `target`, what the network learns."""
     figure, axes = new_figure()
-    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="." if len(losses) == 1 else None)
+    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker=curve_marker(len(losses)))
     of_what = {"log": "of the standardised log price", "raw": "of the price, (1,000 dollars)²"}[target]
     axes.set(title="Loss while training, first run", xlabel="epoch", yscale="log")
     axes.set_ylabel(f"mean squared error {of_what}")

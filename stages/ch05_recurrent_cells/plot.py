@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure
+from stages.common.figures import BLUE, GREEN, GREY, RED, curve_marker, new_figure, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -57,7 +57,7 @@ def plot_losses(histories: dict[str, dict[str, list[float]]], lengths: list[int]
         for index, length in enumerate(lengths):
             losses = histories[cell][f"length_{length}"]
             shade = 0.3 + 0.7 * (index + 1) / len(lengths)
-            style = {"color": color, "alpha": shade, "marker": "." if len(losses) == 1 else None}
+            style = {"color": color, "alpha": shade, "marker": curve_marker(len(losses))}
             axes.plot(range(1, len(losses) + 1), losses, label=f"{length} steps back", **style)
         axes.set(title=label, xlabel="training step", yscale="log")
         axes.legend(loc="lower left", fontsize=8)

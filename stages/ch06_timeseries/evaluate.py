@@ -10,7 +10,6 @@ from stages.common import tracking
 if __name__ == "__main__":
     tracking.start("ch06_evaluate")  # loads MLflow while this process gets ready
 
-
 import numpy as np
 import torch
 from safetensors.torch import load_file

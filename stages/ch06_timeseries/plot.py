@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.ch06_timeseries.generate import SERIES
-from stages.common.figures import BLUE, GREY, RED, new_figure, save_figure
+from stages.common.figures import BLUE, GREY, RED, curve_marker, new_figure, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -40,7 +40,7 @@ def plot_losses(histories: dict[str, list[float]], floor: float, path: Path) -> 
     """
     figure, axes = new_figure()
     for cell, losses in histories.items():
-        marker = "." if len(losses) == 1 else None
+        marker = curve_marker(len(losses))
         axes.plot(range(1, len(losses) + 1), losses, color=CELLS[cell], marker=marker, label=cell.upper())
     if floor > 0:
         axes.axhline(floor, color=GREY, linestyle="--", label="noise variance σ²")

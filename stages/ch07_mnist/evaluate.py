@@ -87,8 +87,8 @@ def first_layer(model: nn.Module, image: torch.Tensor) -> tuple[np.ndarray, np.n
 def main() -> None:
     parameters = declared_parameters("ch07_evaluate")
     recipe = parameters.ch07.active
-    set_up_torch(parameters.seed, parameters.ch07.num_threads)
     device = find_device(parameters.device)
+    set_up_torch(parameters.seed, parameters.ch07.num_threads, device)
     images, labels = load_split("test", device)
     model = build_network(**recipe.select("network", "widths", "dropout")).to(device)
     model.load_state_dict(load_file(MODEL))

@@ -180,14 +180,14 @@ def train(
 def main() -> None:
     parameters = declared_parameters("ch07_train")
     recipe = parameters.ch07.active
-    set_up_torch(parameters.seed, parameters.ch07.num_threads)
     device = find_device(parameters.device)
+    set_up_torch(parameters.seed, parameters.ch07.num_threads, device)
     shape = recipe.select("network", "widths", "dropout")
     optimization = recipe.select("optimizer", "learning_rate", "weight_decay", "average_decay")
     options = recipe.select("epochs", "batch_size", "shuffle", "schedule", "warmup", "label_smoothing", "precision")
     augmentation = recipe.select("rotation", "translation", "scaling", "shear")
     trainer = Trainer(build_network(**shape).to(device), **optimization)
-    checkpoint = Checkpoint("ch07_train", parameters.fingerprint())
+    checkpoint = Checkpoint(f"ch07_train-{device.type}", parameters.fingerprint())
     trainer.restore(checkpoint)
     data, validation = load_split("train", device), load_split("validation", device)
     train(

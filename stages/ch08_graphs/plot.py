@@ -18,7 +18,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
-from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure
+from stages.common.figures import BLUE, GREEN, GREY, RED, curve_marker, new_figure, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -50,7 +50,7 @@ def plot_history(histories: Mapping[str, dict[str, list[float]]], every: int, pa
     figure, (left, right) = new_figure(columns=2)
     for (layer, history), color in zip(histories.items(), colormaps["tab10"].colors, strict=False):
         epochs = every * np.arange(1, len(history["public_train_loss"]) + 1)
-        style = {"color": color, "marker": "." if len(epochs) == 1 else None}
+        style = {"color": color, "marker": curve_marker(len(epochs))}
         left.plot(epochs, history["public_train_loss"], label=LABELS[layer], **style)
         right.plot(epochs, history["public_val_accuracy"], **style)
     left.set(title="Training loss", xlabel="epoch", ylabel="loss, as optimised")

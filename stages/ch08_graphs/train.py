@@ -250,7 +250,7 @@ def main() -> None:
         for group, (_, kept) in zip(GROUPS, results, strict=True)
         for key, values in kept.items()
     }
-    write_history(f"metrics/history/ch08/{layer}.csv", history)
+    write_history(f"metrics/history/ch08/{layer}.csv", history, recipe.validate_every)
 
     shown = best_options if layer == "best" else sampling
     fixed = {"seed": seed, "layer": name, **parameters.ch08.select("recipe", "num_threads"), **runs}
@@ -267,6 +267,7 @@ def main() -> None:
         history=history,
         datasets={"ch08_cora": Path(GRAPH)},
         started=started,
+        every=recipe.validate_every,
     )
 
 

@@ -18,7 +18,8 @@ def cooccurrence_vectors(
 
     They are the left singular vectors of the matrix tokens × pairs of what stands in which pair, each row divided by
     the root of the token's number of pairs, each column by the root of the pair's number of tokens; the first, which
-    tells only how frequent a token is, is left out. A token that never occurs gets a random vector.
+    tells only how frequent a token is, is left out. Fewer pairs than `size` + 1 give fewer of them, and zeros for the
+    rest. A token that never occurs gets a random vector.
     """
     both = [sorted({*own, *(src_vocabulary + token for token in other)}) for own, other in zip(src, tgt, strict=True)]
     rows = np.concatenate([np.array(tokens, dtype=np.int64) for tokens in both])
@@ -30,6 +31,8 @@ def cooccurrence_vectors(
     weighted = scipy.sparse.diags(of_pair**-0.5) @ stands @ scipy.sparse.diags(np.maximum(of_token, 1) ** -0.5)
     found, _, _ = randomized_svd(weighted.T.tocsr(), size + 1, n_iter=3, random_state=seed)
     vectors = np.random.default_rng(seed).normal(size=(total, size))
-    vectors[:, : found.shape[1] - 1] = np.where(of_token[:, None] > 0, found[:, 1:], vectors[:, : found.shape[1] - 1])
+    occurring = of_token > 0
+    vectors[occurring] = 0
+    vectors[occurring, : found.shape[1] - 1] = found[occurring, 1:]
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return vectors[:src_vocabulary].astype(np.float32), vectors[src_vocabulary:].astype(np.float32)

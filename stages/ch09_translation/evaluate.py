@@ -129,7 +129,8 @@ def measure(
 def main() -> int:
     parameters = declared_parameters("ch09_evaluate")
     keep_freed_memory()
-    set_up_torch(parameters.seed, parameters.ch09.num_threads)
+    device = find_device(parameters.device)
+    set_up_torch(parameters.seed, parameters.ch09.num_threads, device)
     recipe = parameters.ch09.active
     options = recipe.select("memory_pairs", "memory_nearest", "memory_temperature", "memory_reach")
     search = {"beams": recipe.beams, "penalty": recipe.length_penalty}
@@ -140,7 +141,6 @@ def main() -> int:
     train, test = corpus["train"], corpus["test"]
     sources, references, known_translations = test["en"][:], test["ru"][:], train["ru"][:]
     memory = Memory.of(train, options)
-    device = find_device(parameters.device)
     try:
         translator = load_translator(MODEL, TOKENIZERS, device)
     except ValueError as error:

@@ -148,7 +148,10 @@ class Trainer:
         total = self.zero()
         labels = 0
         self.objective.train()
-        for place, numbers in enumerate(progress(batches, f"ch09 epoch {self.epochs_done + 1}/{epochs}")):
+        shown = batches
+        if self.accelerator.is_main_process:
+            shown = progress(batches, f"ch09 epoch {self.epochs_done + 1}/{epochs}")
+        for place, numbers in enumerate(shown):
             done = (self.epochs_done + (place + 1) / len(batches)) / epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate * rate_share(done, self.schedule, self.warmup)
@@ -210,11 +213,22 @@ class Trainer:
         checkpoint.save(tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from the checkpoint, if there is one."""
+        """Go on from the checkpoint, if there is one.
+
+        Raises:
+            SystemExit: with one line, if not all processes go on from the same epoch.
+        """
         saved = checkpoint.load()
-        if saved is None:
-            return
-        tensors, state = saved
+        if saved is not None:
+            self._restore(*saved)
+        epochs = self.accelerator.gather(torch.tensor([self.epochs_done], device=self.accelerator.device)).tolist()
+        if len(set(epochs)) > 1:
+            raise SystemExit(
+                f"ch09_train: the processes would go on after epochs {epochs}: {checkpoint.path} is not the same file "
+                "for all of them"
+            )
+
+    def _restore(self, tensors: dict[str, torch.Tensor], state: dict) -> None:
         self.model.load_state_dict(without_prefix("model", tensors))
         self.best = without_prefix("best", tensors)
         self.sum = {name: value.to(self.accelerator.device) for name, value in without_prefix("sum", tensors).items()}
@@ -227,8 +241,10 @@ def start(device: torch.device, precision: str) -> Accelerator:
     """Return accelerate's view of the processes that `ch09.launcher` started.
 
     Raises:
-        SystemExit: with one line, if it doesn't see as many as were started.
+        SystemExit: with one line, if it doesn't see as many as were asked for.
     """
+    if "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise SystemExit("ch09.launcher: without GPUs accelerate launch starts one process, however many are asked for")
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision(precision, device))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
@@ -244,8 +260,9 @@ def main() -> None:
         keep_few_kernels()
     # Several processes on one machine share its threads.
     threads = max(1, parameters.ch09.num_threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    set_up_torch(parameters.seed, threads)
-    accelerator = start(find_device(parameters.device), recipe.precision)
+    device = find_device(parameters.device)
+    set_up_torch(parameters.seed, threads, device)
+    accelerator = start(device, recipe.precision)
 
     import datasets
 
@@ -269,7 +286,8 @@ def main() -> None:
     )
     batching = recipe.select("epochs", "batch_tokens", "batch_pairs")
     trainer = Trainer(model, accelerator, **optimization)
-    checkpoint = Checkpoint(f"ch09_train-{accelerator.num_processes}", parameters.fingerprint())
+    computed = f"{accelerator.num_processes}-{accelerator.device.type}-{accelerator.mixed_precision}"
+    checkpoint = Checkpoint(f"ch09_train-{computed}", parameters.fingerprint())
     trainer.restore(checkpoint)
     while trainer.epochs_done < recipe.epochs:
         trainer.train_epoch(*parts["train"], seed=parameters.seed, **batching)

@@ -34,20 +34,16 @@ class Translator:
 
     Args:
         longest: tokens of a sentence, its end counted.
+
+    Attributes:
         memory: the pairs that it was trained on, to be asked for every word; None: the network alone.
         bfloat16: whether a search multiplies in bfloat16, where a network of the book's size is twice as fast.
     """
 
-    def __init__(
-        self,
-        model: Transformer,
-        tokenizers: tuple[Tokenizer, Tokenizer],
-        longest: int,
-        memory: Memory | None = None,
-        bfloat16: bool = False,
-    ):
-        self.model, self.tokenizers, self.longest, self.memory = model.eval(), tokenizers, longest, memory
-        self.bfloat16 = bfloat16
+    def __init__(self, model: Transformer, tokenizers: tuple[Tokenizer, Tokenizer], longest: int):
+        self.model, self.tokenizers, self.longest = model.eval(), tokenizers, longest
+        self.memory: Memory | None = None
+        self.bfloat16 = False
 
     def tokens(self, text: str) -> list[int]:
         return encode(self.tokenizers[0], [text])[0]

@@ -13,13 +13,19 @@ from stages.common.params import main_root
 
 
 class Checkpoint:
-    """One file, named after the fingerprint of all that made it: another stage or other parameters never find it.
+    """One file, named after all that made it: another stage, other parameters or another PyTorch never find it.
+
+    Args:
+        stage: its name, and what else decides how it computes, such as the device.
+        fingerprint: of its parameters and dependencies.
 
     It lies outside the stage's outputs, which DVC removes before it runs a stage.
     """
 
     def __init__(self, stage: str, fingerprint: str):
-        self.path: Path = main_root() / ".checkpoints" / f"{stage}-{fingerprint[:32]}.safetensors"
+        self.path: Path = (
+            main_root() / ".checkpoints" / f"{stage}-torch{torch.__version__}-{fingerprint[:32]}.safetensors"
+        )
 
     def save(self, tensors: dict[str, torch.Tensor], state: dict) -> None:
         """Replace what was saved; `state` is anything that JSON can hold."""

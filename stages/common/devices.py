@@ -4,15 +4,20 @@ import atexit
 import gc
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
 
-def set_up_torch(seed: int, num_threads: int) -> None:
+def set_up_torch(seed: int, num_threads: int, device: torch.device | None = None) -> None:
     """Seed PyTorch, fix the number of threads and refuse non-deterministic kernels: what a stage does first.
+
+    On MPS, which has no deterministic gradient of pooling, embeddings and indexing, such kernels are warned of alone:
+    so it trains, and says so.
 
     Another number of threads sums in another order and gives other bytes, so it is a parameter. From then on Python
     looks for garbage, but not in what was loaded before.
@@ -24,7 +29,7 @@ def set_up_torch(seed: int, num_threads: int) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(num_threads)
     # As use_deterministic_algorithms(True), which would first import PyTorch's compiler, for two seconds a stage.
-    torch.set_deterministic_debug_mode("error")
+    torch.set_deterministic_debug_mode("warn" if device is not None and device.type == "mps" else "error")
     # Filling what is about to be overwritten helps to find errors, and takes up to a fifth of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False
     # What was loaded until here is no garbage: a program that doesn't look through it ends most of a second earlier.
@@ -52,8 +57,22 @@ def in_processes(job: Callable, items: Iterable, processes: int) -> Iterator:
         return
     # A fork has PyTorch loaded already; but it is safe on Linux alone.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(processes, context, initializer=set_up_torch, initargs=(0, 1)) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_set_up_worker) as pool:
         yield from pool.map(job, items)
+
+
+def _set_up_worker() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Ctrl-C reaches the workers, too. As an exception it would be one job's result, and the next would begin.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    set_up_torch(0, 1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it was killed: it would else wait for further jobs for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def find_device(name: str) -> torch.device:
@@ -68,9 +87,6 @@ def find_device(name: str) -> torch.device:
     if not available.get(name):
         there = ", ".join(device for device in available if available[device])
         raise SystemExit(f"device: {name} was asked for, but this machine has only: {there}")
-    if name == "mps" and torch.are_deterministic_algorithms_enabled():
-        # Of pooling, embeddings and indexing MPS has no deterministic gradient: it trains, and says so.
-        torch.set_deterministic_debug_mode("warn")
     return torch.device(name)
 
 

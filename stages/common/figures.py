@@ -22,6 +22,11 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 5.5, height: floa
     return plt.subplots(rows, columns, figsize=(width * columns, height * rows), layout="constrained", **options)
 
 
+def curve_marker(points: int) -> str | None:
+    """Return the marker of a curve: one of a single point has no line to be seen by."""
+    return "." if points == 1 else None
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write `figure` as PNG and close it."""
     with placed(path) as temporary:

@@ -31,10 +31,10 @@ class _Light:
 
 
 class Adam(_Light, torch.optim.Adam):
-    """torch.optim.Adam to the last bit, fused unless told otherwise."""
+    """torch.optim.Adam to the last bit, fused."""
 
-    def __init__(self, params: Iterable, lr: float = 1e-3, *, fused: bool = True, **options):
-        super().__init__(params, lr, fused=fused, **options)
+    def __init__(self, params: Iterable, lr: float = 1e-3, **options):
+        super().__init__(params, lr, fused=True, **options)
 
 
 class SGD(_Light, torch.optim.SGD):

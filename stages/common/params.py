@@ -172,7 +172,7 @@ def value_at(name: str, values: dict):
 
 
 def dependency_hashes(stage: str, variant: str | None = None) -> dict[str, str]:
-    """Return the MD5 of every file that `stage` depends on; `variant` tells which of a matrix it is."""
+    """Return the MD5 of every file, not folder, that `stage` depends on; `variant` tells which of a matrix it is."""
     entry, values = stage_entry(stage), read_yaml(PARAMS_FILE)
     if variant:
         values["item"] = dict(zip(entry["matrix"], variant.split("-"), strict=True))

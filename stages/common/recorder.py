@@ -75,6 +75,7 @@ def record_training(
     model=None,
     example: np.ndarray | tuple[list, dict] | None = None,
     artifacts: Mapping[str, Path] | None = None,
+    every: int = 1,
 ) -> str:
     """As tracking.record_training; `ended` is the `time.time()` at which it was called."""
     client, experiment_id = _open_experiment(stage)
@@ -88,7 +89,8 @@ def record_training(
             params=[Param(key, str(value)) for key, value in {**shared, **parameters}.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-        _log_history(client, run.info.run_id, {**history, "train_seconds": [ended - started]})
+        _log_history(client, run.info.run_id, history, every)
+        _log_history(client, run.info.run_id, {"train_seconds": [ended - started]})
         inputs = [
             DatasetInput(
                 Dataset(name, file_hash(path, "md5"), "local", json.dumps({"uri": path.as_posix()})),
@@ -197,12 +199,14 @@ def _in_folder(uri: str, root: Path) -> str:
     return str(root / uri) if ":" not in uri and uri != "databricks" else uri
 
 
-def _log_history(client: mlflow.MlflowClient, run_id: str, history: Mapping[str, Sequence[float]]) -> None:
+def _log_history(
+    client: mlflow.MlflowClient, run_id: str, history: Mapping[str, Sequence[float]], every: int = 1
+) -> None:
     now = int(time.time() * 1000)
     metrics = [
-        Metric(name, float(value), now, epoch)
+        Metric(name, float(value), now, every * number)
         for name, values in history.items()
-        for epoch, value in enumerate(values, start=1)
+        for number, value in enumerate(values, start=1)
     ]
     for start in range(0, len(metrics), METRICS_PER_BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])

@@ -66,6 +66,7 @@ def record_training(
     model=None,
     example=None,
     artifacts: Mapping[str, Path] | None = None,
+    every: int = 1,
 ) -> str:
     """Record a finished training as one MLflow run and return the run's id.
 
@@ -74,7 +75,7 @@ def record_training(
         variant: which of a matrix, such as "rnn", or None.
         model_file: the trained weights as they lie in the stage's outputs.
         parameters: names and values, as the stage used them.
-        history: metric name to its value after each epoch, first epoch first.
+        history: metric name to its values after every so many epochs, first epoch first; `every` says how many.
         datasets: name to file; the digest is the MD5 that DVC knows the file by.
         started: `time.time()` at the start of training.
         model: the torch.nn.Module in evaluation mode; or the path of a program that gives MLflow a model made of
@@ -99,6 +100,7 @@ def record_training(
         model=model,
         example=example,
         artifacts=artifacts,
+        every=every,
     )
 
 

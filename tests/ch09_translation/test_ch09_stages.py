@@ -198,7 +198,7 @@ def test_killed_training_goes_on_to_the_same_bytes(prepared):
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
-        while not list(Path(".checkpoints").glob("ch09_train-1-*")):
+        while not list(Path(".checkpoints").glob("ch09_train-1-cpu-*")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
     finally:
@@ -238,6 +238,13 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
     with pytest.raises(SystemExit) as error:
         train.start(torch.device("cpu"), "float32")
     assert str(error.value) == "2 processes were started, and accelerate sees 1"
+
+
+def test_a_launcher_that_starts_one_process_of_several_is_refused(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("MASTER_PORT", "29500")  # what `accelerate launch --cpu --num_processes 2` sets, and no more
+    with pytest.raises(SystemExit, match="accelerate launch starts one process, however many are asked for"):
+        train.start(torch.device("cpu"), "float32")
 
 
 # Parts of the training
@@ -298,8 +305,8 @@ def small_trainer(averaged_epochs: int) -> Trainer:
     return Trainer(model, Accelerator(cpu=True), 0.01, 0.98, "linear", 0.0, 0.1, 1.0, averaged_epochs)
 
 
-def validated(averaged_epochs: int, biases: list[float], losses: list[float]) -> Trainer:
-    """A trainer after an epoch for each bias, whose validations give the losses."""
+def validated(averaged_epochs: int, biases: list[float], losses: list[float], epochs: int | None = None) -> Trainer:
+    """A trainer after an epoch for each bias, of `epochs` or as many, whose validations give the losses."""
     trainer = small_trainer(averaged_epochs)
     found = iter(losses)
     trainer.loss_on = lambda *_: next(found)
@@ -307,7 +314,7 @@ def validated(averaged_epochs: int, biases: list[float], losses: list[float]) ->
         trainer.history.setdefault("train_loss", []).append(float(epoch))
         with torch.no_grad():
             trainer.model.bias.fill_(value)
-        trainer.validate([], [], epochs=len(biases))
+        trainer.validate([], [], epochs or len(biases))
     return trainer
 
 
@@ -317,6 +324,30 @@ def test_training_that_diverges_ends_after_its_epoch():
     assert str(error.value) == (
         "ch09_train: validation_loss is nan after epoch 2: the training diverged; try a lower learning rate"
     )
+
+
+def test_training_goes_on_with_all_that_it_had(workspace):
+    trainer, resumed = validated(3, [1.0, 2.0], [2.0, 3.0], epochs=3), small_trainer(3)
+    checkpoint = Checkpoint("ch09_train", "all")
+    trainer.save(checkpoint)
+    resumed.restore(checkpoint)
+    assert (resumed.history, resumed.best_loss, resumed.epochs_done) == (trainer.history, 2.0, 2)
+    for found, expected in (
+        (resumed.best, trainer.best),
+        (resumed.sum, trainer.sum),
+        (resumed.model.state_dict(), trainer.model.state_dict()),
+    ):
+        assert found.keys() == expected.keys() and found
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert resumed.best["bias"].unique().tolist() == [1.0]  # of the epoch with the lower loss
+    assert resumed.sum["bias"].unique().tolist() == [3.0]
+
+
+def test_processes_that_would_go_on_from_different_epochs_are_refused(workspace):
+    trainer = small_trainer(0)
+    trainer.accelerator.gather = lambda own: torch.cat([own, own + 1])  # the other process has found a checkpoint
+    with pytest.raises(SystemExit, match=r"would go on after epochs \[0, 1\]: .*is not the same file for all"):
+        trainer.restore(Checkpoint("ch09_train", "none"))
 
 
 def test_training_time_leaves_a_break_out(workspace):

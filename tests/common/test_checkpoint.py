@@ -37,7 +37,9 @@ def test_saved_comes_back(main_workspace):
     assert loaded.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
-    assert os.listdir(main_workspace / ".checkpoints") == [f"ch07_train-{'f' * 32}.safetensors"]
+    assert os.listdir(main_workspace / ".checkpoints") == [
+        f"ch07_train-torch{torch.__version__}-{'f' * 32}.safetensors"
+    ]
 
 
 def test_another_order_in_memory_comes_back_equal():

@@ -1,9 +1,16 @@
 """Seeds, threads and the refusal of kernels whose results vary."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
 import pytest
 import torch
 
-from stages.common.devices import find_device, set_up_torch, takes_bfloat16
+from stages.common.devices import find_device, in_processes, set_up_torch, takes_bfloat16
 
 
 @pytest.fixture
@@ -58,14 +65,74 @@ def test_auto_takes_the_fastest_that_there_is(restored, monkeypatch, there, expe
 
 def test_mps_warns_of_kernels_that_it_has_no_others_for(restored, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    torch.set_deterministic_debug_mode("default")
-    find_device("mps")
-    assert not torch.are_deterministic_algorithms_enabled()
-    set_up_torch(seed=5, num_threads=1)
-    find_device("cpu")
-    assert not torch.is_deterministic_algorithms_warn_only_enabled()
-    find_device("mps")
-    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    for device, warns in (("mps", True), ("cpu", False)):
+        set_up_torch(5, 1, find_device(device))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warns
+
+
+def times_three(number: int) -> int:
+    return 3 * number
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_jobs_come_back_in_their_order(processes):
+    assert list(in_processes(times_three, range(5), processes)) == [0, 3, 6, 9, 12]
+
+
+PARENT = """
+import os, sys, time
+from stages.common.devices import in_processes
+
+def job(number):
+    print(os.getpid(), flush=True)
+    time.sleep(float(sys.argv[1]))
+
+if __name__ == "__main__":
+    for _ in in_processes(job, range(4), 2):
+        time.sleep(3600)
+"""
+
+
+@pytest.fixture
+def working(tmp_path):
+    """A function that starts a program with two workers on jobs of so many seconds: its process, and the workers."""
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    with contextlib.ExitStack() as opened:
+
+        def start(seconds: float) -> tuple[subprocess.Popen, list[psutil.Process]]:
+            command = [sys.executable, program, str(seconds)]
+            options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "env": environment}
+            parent = opened.enter_context(subprocess.Popen(command, start_new_session=True, **options))
+            workers = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
+
+            @opened.callback
+            def end() -> None:
+                for process in (parent, *workers):
+                    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                        process.kill()
+
+            return parent, workers
+
+        yield start
+
+
+@pytest.mark.parametrize("seconds", [0.5, 300])
+def test_workers_end_with_the_process_that_was_killed(working, seconds):
+    parent, workers = working(seconds)
+    parent.kill()
+    parent.wait()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals to a group of processes")
+def test_ctrl_c_ends_workers_in_their_jobs(working):
+    parent, workers = working(300)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.wait(timeout=60) != 0
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_a_precision_that_is_named_is_taken():

@@ -145,6 +145,13 @@ def test_history_reads_back(tmp_path):
     assert read_history(tmp_path / "history.csv") == history
 
 
+def test_history_of_every_so_many_epochs(tmp_path):
+    write_history(tmp_path / "history.csv", {"accuracy": [0.5, 0.75]}, every=5)
+    assert (tmp_path / "history.csv").read_bytes() == b"epoch,accuracy\n5,0.5\n10,0.75\n"
+    with pytest.raises(SystemExit, match="accuracy is nan after epoch 10: the training diverged"):
+        write_history(tmp_path / "history.csv", {"accuracy": [0.5, math.nan]}, every=5)
+
+
 def test_history_of_unequal_lengths_is_refused(tmp_path):
     with pytest.raises(ValueError, match="shorter"):
         write_history(tmp_path / "history.csv", {"train_loss": [0.5, 0.25], "accuracy": [0.0]})

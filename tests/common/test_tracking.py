@@ -563,7 +563,7 @@ def write(number):
     model.write_text(str(number))
     history = {"train_loss": [number + epoch / 10 for epoch in range(30)]}
     parameters, variant = {"number": number}, f"writer{number}"
-    record_training("ch06_train", variant, model, parameters, history, {"data": model}, time.time())
+    record_training("ch06_train", variant, model, parameters, history, {"data": model}, time.time(), every=5)
     record_results("ch06_evaluate", model, {"test_r2": number}, figures=[Path("figure.png")])
 
 assert not Path("mlflow.db").exists()
@@ -595,6 +595,7 @@ def test_four_first_writers_at_once_lose_nothing(open_workspace):
             assert (run.info.status, run.data.params) == ("FINISHED", parameters)
             history = client.get_metric_history(run.info.run_id, "train_loss")
             assert [metric.value for metric in history] == [number + epoch / 10 for epoch in range(30)]
+            assert [metric.step for metric in history] == list(range(5, 155, 5))
             assert run.data.metrics["test_r2"] == number
             assert [file.path for file in client.list_artifacts(run.info.run_id, "figures")] == ["figures/figure.png"]
             assert run.data.tags["model_sha256"] == file_hash(f"model{number}", "sha256")
