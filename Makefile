@@ -22,7 +22,7 @@ report: repro    ## do that, and put the chapters' metrics and figures on one pa
 test: setup      ## run the test suite
 	$(BIN)/python -m pytest
 
-book: setup      ## run the book's own recipes as one experiment; writes metrics/book/
+book: setup      ## run the book's own recipes, but chapter 9's, as one experiment; writes metrics/book/
 	$(BIN)/python -m stages.book
 
 ui: setup        ## compare runs in MLflow's UI

@@ -6,6 +6,8 @@ without hashes, since the lock file has those of other builds, and CUDA's packag
 that index; `--torch-index ""` goes back to the lock file's own.
 """
 
+from __future__ import annotations  # so that an older Python gets as far as the line that refuses it
+
 import argparse
 import hashlib
 import os

@@ -7,6 +7,8 @@ pipeline's takes batches of sentences of similar length by number of tokens, bfl
 own dropout and loss, and projects to the vocabulary only where a label stands. Both train the same network (N = 6,
 d_model = 512, h = 8, d_ff = 2048) on Home Assistant's texts in random order, each in a process of its own, in turn.
 
+It needs data/prepared/ch09: dvc repro ch09_tokenize.
+
 Printed: real tokens a second of each (padding is not counted); their ratio; the share of the rate that a large matrix
 product has on this machine, and the ratio that all of that rate would give; peak memory of each.
 """

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+
+from stages.common.params import resolve
 
 ROOT = Path(__file__).parents[1]
 VARIABLES = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "DATA_MIRROR")
@@ -61,13 +64,58 @@ class Workspace:
                 for item in stage.get("matrix", {"": [""]}).popitem()[1]:
                     command = re.sub(r"\$\{ch09\.launcher\}", "python -m", stage["cmd"])
                     _, _, module, *arguments = re.sub(r"\$\{item\.\w+\}", item, command).split()
-                    self.step(module, *arguments)
+                    with self.only_declared(stage, item):
+                        self.step(module, *arguments)
         return self.outputs()
 
+    @contextmanager
+    def only_declared(self, stage: dict, item: str) -> Iterator[None]:
+        """Let a step find those files alone that dvc.yaml declares for it; see that it leaves those alone.
+
+        Whatever else there is under data/ and metrics/, earlier results of its own too, comes back afterwards.
+        """
+        values = yaml.safe_load((self.path / "params.yaml").read_text(encoding="utf-8"))
+
+        def resolved(paths: list) -> list[str]:
+            named = (path if isinstance(path, str) else next(iter(path)) for path in paths)
+            filled = (re.sub(r"\$\{item\.\w+\}", item, path) for path in named)
+            return [resolve(path, values) for path in filled]
+
+        inputs = resolved(stage["deps"])
+        outputs = resolved([path for kind in ("outs", "metrics", "plots") for path in stage.get(kind, [])])
+
+        def within(path: str, declared: list[str]) -> bool:
+            return any(path == name or path.startswith(f"{name}/") for name in declared)
+
+        aside = self.path / "aside"
+        for path in self.files():
+            if not within(path, inputs):
+                (aside / path).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(self.path / path, aside / path)
+        before = set(self.files())
+        try:
+            yield
+            written = set(self.files()) - before
+            strange = sorted(path for path in written if not within(path, outputs))
+            assert not strange, f"{strange} are not declared as outputs"
+            missing = [name for name in outputs if not any(within(path, [name]) for path in written)]
+            assert not missing, f"{missing} are declared as outputs"
+        finally:
+            for path in aside.rglob("*"):
+                place = self.path / path.relative_to(aside)
+                if path.is_file() and not place.exists():
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(path, place)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def files(self) -> list[str]:
+        """Return the path of every file under data/ and metrics/, hidden leftovers too."""
+        found = [path for top in ("data", "metrics") for path in (self.path / top).rglob("*") if path.is_file()]
+        return [path.relative_to(self.path).as_posix() for path in sorted(found)]
+
     def outputs(self) -> dict[str, bytes]:
-        """Return path to content of every file under data/ and metrics/, hidden leftovers too."""
-        files = [path for top in ("data", "metrics") for path in (self.path / top).rglob("*") if path.is_file()]
-        return {path.relative_to(self.path).as_posix(): path.read_bytes() for path in sorted(files)}
+        """Return path to content of every one of the `files`."""
+        return {path: (self.path / path).read_bytes() for path in self.files()}
 
     def remove_outputs(self) -> None:
         """Remove what the steps wrote, as DVC does before it runs a stage; downloaded data stay."""
@@ -160,6 +208,24 @@ class Workspace:
             (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_settings_of_the_users() -> Iterator[None]:
+    """Repositories that tests make are theirs, also under a git hook; and no proxy stands before a server here."""
+    settings = {"commit.gpgsign": "false", "tag.gpgsign": "false", "core.hooksPath": os.devnull}
+    with pytest.MonkeyPatch.context() as patch:
+        if shutil.which("git"):
+            listed = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True)
+            for name in listed.stdout.split():
+                patch.delenv(name, raising=False)
+        patch.setenv("GIT_CONFIG_COUNT", str(len(settings)))
+        for number, (key, value) in enumerate(settings.items()):
+            patch.setenv(f"GIT_CONFIG_KEY_{number}", key)
+            patch.setenv(f"GIT_CONFIG_VALUE_{number}", value)
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> None:
     """As most stages have it, so that no test depends on those before it."""
@@ -182,7 +248,7 @@ def open_workspace(tmp_path_factory, request) -> Callable[..., AbstractContextMa
 
     @contextmanager
     def opened(overrides: dict[str, object], store: bool = True) -> Iterator[Workspace]:
-        path = tmp_path_factory.mktemp("workspace")
+        path = tmp_path_factory.mktemp("рабочая папка")  # as many have blanks and Cyrillic in their paths
         shutil.copy(ROOT / "dvc.yaml", path)
         # So that `python -m stages…` works there, and the code counts among a stage's dependencies.
         os.symlink(ROOT / "stages", path / "stages")

@@ -74,6 +74,7 @@ class Repository:
 
     def __init__(self, path: Path):
         self.path, self.calls, self.status, self.goes_on = path, [], 0, False
+        self.cache = "/srv/dvc-cache"
         self.metrics = {"metrics/ch02.json": {"loss": 2.0}, "metrics/ch06/rnn.json": {"r2": 0.6}}
         self.metrics["metrics/timings/ch01.json"] = {"mm": 0.5}
         self.lock = {"ch02_train": {"cmd": "book"}, "ch09_train": {"cmd": "tuned"}}
@@ -93,6 +94,8 @@ class Repository:
     def run(self, command: list[str], **options) -> subprocess.CompletedProcess:
         if command[:3] != [sys.executable, "-m", "dvc"]:
             return REAL_RUN(command, **options)
+        if command[3:] == ["cache", "dir"]:
+            return subprocess.CompletedProcess(command, 0, stdout=f"{self.cache}\n")
         self.calls.append(command[4:])
         if command[4] == "run" and self.status == 0:
             head = self.git("rev-parse", "HEAD")
@@ -129,6 +132,14 @@ def test_numbers_times_and_lock_are_the_experiments(repository):
     removed, run = repository.calls  # an experiment of this name is made anew
     assert removed == ["remove", "book"]
     assert "ch02.recipe=book" in run and "ch09.recipe=book" not in run
+
+
+def test_a_cache_that_dvc_makes_no_temporary_copies_with_is_one_line(repository, capsys):
+    repository.cache = "/home/student/книга/.dvc/cache"
+    assert book.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert repository.cache in line and "dvc cache dir --local" in line
+    assert repository.calls == []
 
 
 def test_a_commit_in_the_meantime_loses_no_experiment(repository):

@@ -513,7 +513,7 @@ CHAPTERS = {
         "fan_out": (7, "train@*"),
     },
     "ch09": {
-        "recipe": ("book", "tokenize train evaluate"),
+        "recipe": ("book", "tokenize train evaluate plot"),
         "corpus": ("opus_books", "download tokenize"),
         "num_threads": (3, "train evaluate"),
         "launcher": ("torchrun --nproc_per_node 2 -m", ""),  # no parameter of a stage, but part of a command
@@ -540,10 +540,10 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "learning_rate": (0.0123, "train"),
         "numpy_iterations": (11, "train"),
         "autograd_iterations": (11, "train"),
-        "difference_step": (0.123, "evaluate"),
+        "difference_step": (0.123, "evaluate plot"),
     },
     "ch03": {
-        "activation_points": (77, "evaluate"),
+        "activation_points": (77, "evaluate plot"),
         "target_noise": (0.2, "generate"),
         "neuron_rate": (0.123, "train plot"),
         "neuron_steps": (11, "train"),
@@ -558,7 +558,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "multilayer_rate": (0.123, "train"),
         "multilayer_steps": (11, "train"),
         "multilayer_runs": (3, "train evaluate"),
-        "softmax_dim": ("implicit", "evaluate"),
+        "softmax_dim": ("implicit", "evaluate plot"),
         "optimizer_steps": (11, "train"),
         "sgd_rate": (0.0123, "train plot"),
         "adam_rate": (0.0123, "train plot"),
@@ -638,7 +638,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
     },
     "ch08": {
         "features": ("raw", "preprocess"),
-        "dense_aggregation": ("sum", "train@* evaluate"),
+        "dense_aggregation": ("sum", "train@* evaluate plot"),
         "hidden_size": (24, "train@*"),
         "heads": (2, "train@*"),
         "epochs": (15, "train@*"),
@@ -691,12 +691,12 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "beta2": (0.97, "train"),
         "averaged_epochs": (2, "train"),
         "precision": ("bfloat16", "train evaluate"),
-        "memory_pairs": (7, "evaluate"),
-        "memory_nearest": (7, "evaluate"),
-        "memory_temperature": (1.23, "evaluate"),
-        "memory_reach": (1.23, "evaluate"),
-        "beams": (7, "evaluate"),
-        "length_penalty": (0.5, "evaluate"),
+        "memory_pairs": (7, "evaluate plot"),
+        "memory_nearest": (7, "evaluate plot"),
+        "memory_temperature": (1.23, "evaluate plot"),
+        "memory_reach": (1.23, "evaluate plot"),
+        "beams": (7, "evaluate plot"),
+        "length_penalty": (0.5, "evaluate plot"),
     },
 }
 

@@ -1,5 +1,6 @@
 """Set-up: what is installed from where, when it is done already, and what is said where it can't be done."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -34,6 +35,9 @@ def set_up(tmp_path, monkeypatch):
     def run(command, **options):
         if "config" not in command:  # which asks for pip's index
             commands.append([str(part) for part in command])
+            assert options["check"]
+            if "uv" in command:
+                assert options["env"]["VIRTUAL_ENV"] == str(environment)
         return subprocess.CompletedProcess(command, 0, stdout="")
 
     def main(*arguments: str) -> list[list[str]]:
@@ -194,3 +198,10 @@ def test_old_python_is_told_how_to_name_another(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 9, 6))
     with pytest.raises(SystemExit, match="make PYTHON="):
         setup_environment.main()
+
+
+def test_old_python_gets_as_far_as_that():
+    """Python 3.8 reads the program, and takes no annotation for an expression of its own time."""
+    source = Path(setup_environment.__file__).read_text(encoding="utf-8")
+    _, first, *_ = ast.parse(source, feature_version=(3, 8)).body
+    assert ast.unparse(first) == "from __future__ import annotations"

@@ -85,15 +85,16 @@ def plot_graph(graph: dict[str, list], path: Path) -> None:
 
 
 def main() -> None:
-    gradient = declared_parameters("ch02_plot").ch02.active.gradient
+    recipe = declared_parameters("ch02_plot").ch02.active
     with np.load("data/evaluated/ch02/descent.npz") as descent:
-        plot_descents(dict(descent), gradient, PLOTS / "descent.png")
+        plot_descents(dict(descent), recipe.gradient, PLOTS / "descent.png")
     plot_graph(read_json("data/evaluated/ch02/graph.json"), PLOTS / "graph.png")
 
     tracking.record_results(
         "ch02_plot",
         Path("data/models/ch02/weights.safetensors"),
         metrics=read_json("metrics/ch02.json"),
+        parameters=recipe.select("difference_step"),
         figures=sorted(PLOTS.glob("[!.]*.png")),
     )
 

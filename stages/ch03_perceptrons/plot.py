@@ -146,6 +146,7 @@ def main() -> None:
         "ch03_plot",
         Path("data/models/ch03/networks.safetensors"),
         metrics=metrics,
+        parameters=recipe.select("activation_points", "softmax_dim"),
         figures=sorted(PLOTS.glob("[!.]*.png")),
     )
 

@@ -229,7 +229,7 @@ def main() -> None:
         "ch03_train",
         None,
         MODEL,
-        parameters={**fixed, **rates, **recipe.select("optimizer_steps", "output", "layer_loss", "xor_hidden")},
+        parameters=fixed,
         history=history,
         datasets={"ch03_patterns": Path(PATTERNS)},
         started=started,

@@ -99,7 +99,7 @@ def main() -> None:
         "rmse": root_mean_squared_error(test, predictions[0][test_rows]),
         "mae": mean_absolute_error(test, predictions[0][test_rows]),
         "r2_mean": np.mean(r2),
-        "r2_std": np.std(r2, ddof=min(1, len(r2) - 1)),
+        "r2_std": np.std(r2, ddof=1),
         "cv_r2_mean": cv_r2.mean(),
         "cv_r2_std": cv_r2.std(ddof=1),
     }
@@ -121,9 +121,9 @@ def main() -> None:
     )
 
     model_file = MODELS / "runs.safetensors"
-    tracking.record_results(
-        "ch04_evaluate", model_file, metrics={f"test_{name}": value for name, value in metrics.items()}
-    )
+    # Cross-validation's are of other models, and of all rows.
+    named = {name if "cv_" in name else f"test_{name}": value for name, value in metrics.items()}
+    tracking.record_results("ch04_evaluate", model_file, metrics=named)
 
 
 if __name__ == "__main__":

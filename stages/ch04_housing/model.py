@@ -46,7 +46,8 @@ class PeriodicEmbedding(nn.Module):
     """Periodic embedding of each feature, "PLR" of Gorishniy et al., 2022 (arXiv 2203.05556), section 3.3.
 
     ReLU(Linear([sin 2πcx, cos 2πcx])), with K frequencies c and a linear layer of its own for each feature. The paper
-    learns the frequencies; here they stay as drawn, and so the waves are worked out once for a whole training.
+    learns the frequencies; here they stay as drawn, and so the waves are worked out once for a whole training. The
+    paper's network then sees the embeddings alone, this one the feature itself beside them.
     """
 
     def __init__(self, copies: int, features: int, frequencies: int, scale: float, size: int, generators):

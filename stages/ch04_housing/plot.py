@@ -45,7 +45,8 @@ def plot_predictions(pairs: dict[str, tuple[np.ndarray, np.ndarray]], r2: float,
     figure, axes = new_figure(width=5, height=5)
     for (name, (true, predicted)), color in zip(pairs.items(), (RED, BLUE), strict=True):
         axes.scatter(true, predicted, s=12, alpha=0.6, color=color, label=f"{name} ({len(true)} rows)")
-    limits = [0, max(max(true.max(), predicted.max()) for true, predicted in pairs.values()) * 1.04]
+    values = np.concatenate([values for pair in pairs.values() for values in pair])
+    limits = [min(0, values.min() * 1.04), values.max() * 1.04]
     axes.plot(limits, limits, color=GREY, linestyle="--", linewidth=1)
     axes.set(title=f"Predicted and true prices, R² {r2:.3f} on the test rows", xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel="true price, 1,000 dollars", ylabel="predicted price, 1,000 dollars")

@@ -32,6 +32,9 @@ class Recipe(Strict):
     def relations(self):
         if any(first >= second for first, second in pairwise(self.lengths)):
             raise ValueError(f"lengths {self.lengths} must rise")
+        for name in ("steps", "mode_steps"):  # PyTorch's schedule ends with a rate of about 0, and one step is its end
+            if self.schedule == "one_cycle" and getattr(self, name) < 2:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 2 with the schedule one_cycle")
         return self
 
 

@@ -44,7 +44,7 @@ def plot_gradients(norms: dict[str, np.ndarray], path: Path) -> None:
     for axes, kind in zip(panels, ("untrained", "trained"), strict=True):
         for cell, (label, color) in CELLS.items():
             axes.plot(norms[f"{cell}_{kind}"], color=color, label=label)
-        axes.set(title=f"{kind} networks", xlabel="distance T − t in steps", yscale="log")
+        axes.set(title=f"{kind} networks, first run", xlabel="distance T − t in steps", yscale="log")
     panels[0].set_ylabel("norm of ∂loss(T) / ∂input(t)")
     panels[0].legend()
     save_figure(figure, path)

@@ -35,6 +35,12 @@ class Recipe(Strict):
             )
         if self.loss_steps > self.window:
             raise ValueError(f"loss_steps {self.loss_steps} must be at most window {self.window}")
+        trained_on = self.length - self.window - self.steps_ahead + 1
+        if self.windows == "book":
+            trained_on = self.length // self.window
+        # PyTorch's schedule ends with a rate of about 0, and a single step is its end.
+        if self.schedule == "one_cycle" and self.epochs == 1 and self.batch_size >= trained_on:
+            raise ValueError(f"batch_size {self.batch_size} leaves one step, and the schedule one_cycle needs two")
         return self
 
 

@@ -42,7 +42,7 @@ def random_affine(rotation: float, translation: float, scaling: float, shear: fl
 
 
 def augment(images: torch.Tensor, transform: v2.Transform | None) -> torch.Tensor:
-    """Transform a shuffled batch (batch, 1, 28, 28), each group of pictures in its own way."""
+    """Transform a batch (batch, 1, 28, 28), each group of pictures in its own way."""
     if transform is None:
         return images
     changed = torch.cat([transform(group) for group in images.split(PICTURES_PER_DRAW)])

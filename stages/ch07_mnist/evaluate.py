@@ -100,7 +100,10 @@ def main() -> None:
 
     by_class = {f"test_accuracy_of_{digit}": value for digit, value in metrics.pop("class_accuracy").items()}
     tracking.record_results(
-        "ch07_evaluate", MODEL, {f"test_{name}": value for name, value in metrics.items()} | by_class
+        "ch07_evaluate",
+        MODEL,
+        {f"test_{name}": value for name, value in metrics.items()} | by_class,
+        recipe.select("shifted_views"),
     )
 
 

@@ -20,7 +20,7 @@ class Recipe(Strict):
     dropout: Dropout
     precision: Literal["float32", "bfloat16"]
     optimizer: Literal["sgd", "adadelta"]
-    schedule: Literal["trapezoid", "constant"]
+    schedule: Literal["linear", "constant"]
     warmup: Fraction
     epochs: PositiveInt
     batch_size: PositiveInt

@@ -37,7 +37,7 @@ MOMENTUM = 0.9  # of SGD
 STEPS_PER_AVERAGE = 5  # between two updates of the running average, which costs a pass over the weights
 
 
-def trapezoid(done: float, warmup: float) -> float:
+def rate_share(done: float, warmup: float) -> float:
     """Return the learning rate's share when the share `done` of the steps is done: up in `warmup`, then down to 0."""
     return done / warmup if done < warmup else (1 - done) / (1 - warmup)
 
@@ -99,9 +99,9 @@ class Trainer:
         self.model.train()
         for index, batch in enumerate(progress(batches, f"ch07 epoch {self.epochs_done + 1}/{epochs}")):
             step = self.epochs_done * len(batches) + index
-            if schedule == "trapezoid":
+            if schedule == "linear":
                 for group in self.optimizer.param_groups:
-                    group["lr"] = self.learning_rate * trapezoid(step / (epochs * len(batches)), warmup)
+                    group["lr"] = self.learning_rate * rate_share(step / (epochs * len(batches)), warmup)
             inputs = augment(images[batch], transform)
             with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = self.model(inputs)

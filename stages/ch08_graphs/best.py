@@ -3,8 +3,8 @@
 Papers' words spread along the citations, and a network of two layers predicts from what arrives. While it learns, whole
 papers are left out at random before they spread, several times over, and the predictions for all papers, labelled or
 not, must agree. They spread by personalised PageRank (APPNP: Gasteiger et al., 2019, equations 4 to 6), where GRAND
-takes the mean of the first powers of Â. Both are linear in the words, and so is the first layer: it comes first here,
-so that a few dozen numbers a paper spread in place of 1,433 words.
+takes the mean of the first powers of Â, the normalised matrix of A + I. Both are linear in the words, and so is the
+first layer: it comes first here, so that a few dozen numbers a paper spread in place of 1,433 words.
 """
 
 import torch

@@ -93,7 +93,12 @@ def summary(results: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def embed(values: np.ndarray, seed: int) -> np.ndarray:
-    """Lay values (nodes, channels) out in the plane by t-SNE (van der Maaten and Hinton, 2008): (nodes, 2)."""
+    """Lay values (nodes, channels) out in the plane by t-SNE (van der Maaten and Hinton, 2008): (nodes, 2).
+
+    Values that are all alike, those of a layer that has died, lie in one place; scikit-learn would crash on them.
+    """
+    if not np.ptp(values, axis=0).any():
+        return np.zeros((len(values), 2), dtype=np.float32)
     return TSNE(init="pca", max_iter=500, random_state=seed, n_jobs=1).fit_transform(values)
 
 

@@ -77,7 +77,7 @@ class Graph(NamedTuple):
 
     features: (nodes, words).
     normalized: D̂^(−1/2) (A + I) D̂^(−1/2).
-    neighbours: A.  with_self: A + I.  mean: A with rows that add up to 1.  mean_with_self: A + I likewise.
+    with_self: A + I.  mean: A with rows that add up to 1.  mean_with_self: A + I likewise.
     laplacian: −D^(−1/2) A D^(−1/2), the Laplacian scaled to [−1, 1] with λ_max = 2.
     sources, targets: which node an edge comes from and leads to, of A + I.
     incoming: targets, transposed, (nodes, edges).
@@ -85,7 +85,6 @@ class Graph(NamedTuple):
 
     features: SparseMatrix
     normalized: SparseMatrix
-    neighbours: SparseMatrix
     with_self: SparseMatrix
     mean: SparseMatrix
     mean_with_self: SparseMatrix
@@ -129,7 +128,6 @@ def make_graph(features: "sparse.csr_matrix", adjacency: "sparse.csr_matrix", de
     matrices = {
         "features": features,
         "normalized": scaled(with_self, degrees + 1, -0.5, -0.5),
-        "neighbours": adjacency,
         "with_self": with_self,
         "mean": scaled(adjacency, degrees, -1, 0),
         "mean_with_self": scaled(with_self, degrees + 1, -1, 0),
@@ -159,7 +157,7 @@ def mlp(graph: Graph, values: torch.Tensor | None, weights: Weights) -> torch.Te
 
 
 def gcn(graph: Graph, values: torch.Tensor | None, weights: Weights) -> torch.Tensor:
-    """D̂^(−1/2) Â D̂^(−1/2) x W + b (Kipf and Welling, 2017, equation 2)."""
+    """D̂^(−1/2) (A + I) D̂^(−1/2) x W + b (Kipf and Welling, 2017, equation 2)."""
     return graph.normalized @ transform(graph, values, weights["weight"]) + weights["bias"]
 
 
@@ -169,7 +167,7 @@ def dense_sum(graph: Graph, values: torch.Tensor | None, weights: Weights) -> to
 
 
 def dense_mean(graph: Graph, values: torch.Tensor | None, weights: Weights) -> torch.Tensor:
-    """The same with the mean, as in the formula above fig. 84."""
+    """The same with the mean, which the formula above fig. 84 takes of the neighbours alone; `sage` is that formula."""
     return graph.mean_with_self @ transform(graph, values, weights["weight"]) + weights["bias"]
 
 
@@ -198,6 +196,7 @@ def gat(graph: Graph, values: torch.Tensor | None, weights: Weights) -> torch.Te
     """Σ_j α_ij x_j W + b, α_ij = softmax over j of LeakyReLU(s·x_j W + t·x_i W), a head each (Veličković et al., 2018).
 
     `source` and `target`, (runs, heads, channels), are the attention's s and t; the heads' results stand side by side.
+    The paper also leaves out weights α at random while it trains; here none are.
     """
     heads, channels = weights["source"].shape[1:]
     hidden = transform(graph, values, weights["weight"])  # (nodes, runs, heads·channels)

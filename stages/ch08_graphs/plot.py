@@ -27,7 +27,7 @@ TRAINED = ("mlp", "dense", "gcn", "sage", "gat", "gin", "cheb", "best")
 LABELS = {
     "mlp": "MLP (no graph)",
     "label_propagation": "label propagation",
-    "dense": "dense (fig. 84)",
+    "dense": "dense, {}",
     "gcn": "GCN",
     "sage": "GraphSAGE",
     "gat": "GAT",
@@ -42,7 +42,9 @@ def class_colors() -> list:
     return [colormaps["tab10"](index) for index in range(len(SUBJECTS))]
 
 
-def plot_history(histories: Mapping[str, dict[str, list[float]]], every: int, path: Path) -> None:
+def plot_history(
+    histories: Mapping[str, dict[str, list[float]]], every: int, labels: Mapping[str, str], path: Path
+) -> None:
     """Training loss and validation accuracy by epoch on the public split, means over the runs.
 
     The loss is that of 140 papers, the best one's with its agreement on all; with dropout where there is one.
@@ -51,7 +53,7 @@ def plot_history(histories: Mapping[str, dict[str, list[float]]], every: int, pa
     for (layer, history), color in zip(histories.items(), colormaps["tab10"].colors, strict=False):
         epochs = every * np.arange(1, len(history["public_train_loss"]) + 1)
         style = {"color": color, "marker": curve_marker(len(epochs))}
-        left.plot(epochs, history["public_train_loss"], label=LABELS[layer], **style)
+        left.plot(epochs, history["public_train_loss"], label=labels[layer], **style)
         right.plot(epochs, history["public_val_accuracy"], **style)
     left.set(title="Training loss", xlabel="epoch", ylabel="loss, as optimised")
     right.set(title="Accuracy on the 500 validation papers", xlabel="epoch", ylabel="accuracy")
@@ -59,18 +61,18 @@ def plot_history(histories: Mapping[str, dict[str, list[float]]], every: int, pa
     save_figure(figure, path)
 
 
-def plot_accuracies(results: Mapping[str, np.ndarray], path: Path) -> None:
+def plot_accuracies(results: Mapping[str, np.ndarray], labels: Mapping[str, str], path: Path) -> None:
     """Test accuracy by layer on the public split and on random splits: every run, and mean ± standard deviation."""
     figure, axes = new_figure(width=8.5, height=4.2)
-    ticks = np.arange(len(LABELS))
+    ticks = np.arange(len(labels))
     for group, color, shift in (("public", BLUE, -0.17), ("random", RED, 0.17)):
-        rows = [results[f"{layer}_{group}_accuracy"] for layer in LABELS]
+        rows = [results[f"{layer}_{group}_accuracy"] for layer in labels]
         for tick, row in zip(ticks, rows, strict=True):
             axes.plot(np.full(len(row), tick + shift), row, ".", color=color, alpha=0.25, markersize=4)
         means, deviations = [row.mean() for row in rows], [row.std(ddof=1) for row in rows]
         label = "public split, by seed" if group == "public" else "random splits"
         axes.errorbar(ticks + shift, means, deviations, fmt="o", color=color, capsize=3, label=f"{label}: mean ± s.d.")
-    axes.set_xticks(ticks, LABELS.values(), rotation=20, ha="right")
+    axes.set_xticks(ticks, labels.values(), rotation=20, ha="right")
     axes.set(title="Accuracy on 1,000 test papers", ylabel="accuracy")
     axes.legend(loc="lower right")
     save_figure(figure, path)
@@ -81,7 +83,7 @@ def plot_embedding(places: np.ndarray, labels: np.ndarray, path: Path) -> None:
     figure, axes = new_figure(width=7.5, height=5.5)
     for label, (subject, color) in enumerate(zip(SUBJECTS, class_colors(), strict=True)):
         axes.scatter(*places[labels == label].T, s=5, color=color, label=subject)
-    axes.set(title="Hidden layer of the GCN, all 2,708 papers (t-SNE)", xticks=[], yticks=[])
+    axes.set(title="Hidden layer of the GCN's first run, all 2,708 papers (t-SNE)", xticks=[], yticks=[])
     axes.set(xlabel="first t-SNE coordinate", ylabel="second t-SNE coordinate")
     figure.legend(loc="outside right upper", markerscale=3)
     save_figure(figure, path)
@@ -99,7 +101,7 @@ def plot_confusion(predictions: np.ndarray, labels: np.ndarray, path: Path) -> N
     ticks = range(len(SUBJECTS))
     axes.set_xticks(ticks, SUBJECTS, rotation=35, ha="right")
     axes.set_yticks(ticks, SUBJECTS)
-    axes.set(title="GCN: test papers by subject", xlabel="predicted", ylabel="true")
+    axes.set(title="First run of the GCN: test papers by subject", xlabel="predicted", ylabel="true")
     axes.grid(False)
     save_figure(figure, path)
 
@@ -142,7 +144,12 @@ def plot_attention(arrays: Mapping[str, np.ndarray], results: Mapping[str, np.nd
     for label in sorted(set(labels[[node, *around]])):
         axes.plot([], [], "o", color=colors[label], label=SUBJECTS[label])
     figure.legend(loc="outside lower center", ncols=3)
-    axes.set(title="A GAT's attention to a paper's neighbours", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
+    axes.set(
+        title="Attention of the GAT's first run to a paper's neighbours",
+        xlim=(-1.3, 1.3),
+        ylim=(-1.3, 1.3),
+        aspect="equal",
+    )
     axes.axis("off")
     save_figure(figure, path)
 
@@ -209,8 +216,10 @@ def main() -> None:
     with np.load(GRAPH) as graph, np.load("data/evaluated/ch08/results.npz") as loaded:
         arrays, results = dict(graph), dict(loaded)
     histories = {layer: read_history(f"metrics/history/ch08/{layer}.csv") for layer in TRAINED}
-    plot_history(histories, recipe.validate_every, PLOTS / "training.png")
-    plot_accuracies(results, PLOTS / "accuracy.png")
+    aggregation = {"sum": "sum (fig. 84)", "mean": "mean"}[recipe.dense_aggregation]
+    labels = {**LABELS, "dense": LABELS["dense"].format(aggregation)}
+    plot_history(histories, recipe.validate_every, labels, PLOTS / "training.png")
+    plot_accuracies(results, labels, PLOTS / "accuracy.png")
     plot_embedding(results["embedding"], arrays["labels"], PLOTS / "embedding.png")
     tested = arrays["public_test"]
     predictions = results["gcn_predictions"][tested].argmax(axis=1)

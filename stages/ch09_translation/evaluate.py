@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.ch09_translation.dataset import batch_numbers, make_batch
+from stages.ch09_translation.dataset import batch_numbers, make_batch, too_long
 from stages.ch09_translation.model import sinusoids
 from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.tokens import PAD
@@ -146,6 +146,11 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    src, tgt = test["src"][:], test["tgt"][:]
+    fitting = np.flatnonzero(~too_long(src, tgt, translator.longest))
+    if not len(fitting):
+        print(f"error: all {len(sources)} test texts have {translator.longest} tokens or more", file=sys.stderr)
+        return 1
     translator.bfloat16 = takes_bfloat16(recipe.precision, device)
     by_network = translations = translator.translate(sources, **search)
     if options["memory_pairs"]:
@@ -153,13 +158,8 @@ def main() -> int:
         translations = translator.translate(sources, **search)
     remembered = [known_translations[number] for (number,) in memory.texts.nearest(sources)]
     metrics = measure(sources, references, translations, by_network, remembered)
-    fitting = [number for number, tokens in enumerate(test["tgt"][:]) if len(tokens) < translator.longest]
-    fitting = [number for number in fitting if len(translator.tokens(sources[number])) < translator.longest]
-    if not fitting:
-        print(f"error: all {len(sources)} test texts have {translator.longest} tokens or more", file=sys.stderr)
-        return 1
     metrics["token_accuracy"] = token_accuracy(
-        translator, [test["src"][number] for number in fitting], [test["tgt"][number] for number in fitting]
+        translator, [src[number] for number in fitting], [tgt[number] for number in fitting]
     )
     counts = read_json(COUNTS)
     counts.pop("digest")

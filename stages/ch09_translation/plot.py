@@ -16,6 +16,7 @@ import numpy as np
 
 from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure
 from stages.common.files import read_history, read_json
+from stages.common.params import declared_parameters
 
 PLOTS = Path("metrics/plots/ch09")
 LENGTHS = [(1, 1), (2, 2), (3, 3), (4, 5), (6, 9), (10, 19), (20, None)]  # words of the source, from and to
@@ -46,12 +47,12 @@ def bleu_by_length(texts: list[dict], lengths: list[tuple[int, int | None]]) -> 
         own = [text for text in texts if least <= len(text["source"].split()) <= (most or 10**9)]
         if own:
             references = [[text["reference"]] for text in own]
-            network, memory = (
+            translated, memory = (
                 100 * sacre_bleu_score([text[name] for text in own], references, n_gram=min(4, least)).item()
                 for name in ("translation", "memory")
             )
             name = f"{least}+" if most is None else str(least) if least == most else f"{least}–{most}"
-            rows.append((name, len(own), network, memory))
+            rows.append((name, len(own), translated, memory))
     return rows
 
 
@@ -59,7 +60,7 @@ def plot_lengths(rows: list[tuple[str, int, float, float]], path: Path) -> None:
     """BLEU by the number of words, of the translations and of the nearest text that was trained on."""
     figure, axes = new_figure(width=7)
     places = np.arange(len(rows))
-    axes.bar(places - 0.2, [network for *_, network, _ in rows], 0.4, color=BLUE, label="translation here")
+    axes.bar(places - 0.2, [translated for *_, translated, _ in rows], 0.4, color=BLUE, label="translation here")
     axes.bar(places + 0.2, [memory for *_, memory in rows], 0.4, color=GREY, label="nearest known text")
     axes.set_xticks(places, [f"{name}\n{count} texts" for name, count, *_ in rows], fontsize=8)
     axes.set(
@@ -143,6 +144,7 @@ def plot_table(texts: list[dict], bleu: float, path: Path) -> None:
 
 
 def main() -> None:
+    recipe = declared_parameters("ch09_plot").ch09.active
     texts = read_json("data/evaluated/ch09/translations.json")["texts"]
     with np.load("data/evaluated/ch09/attention.npz") as arrays:
         attention = {name: arrays[name] for name in arrays.files}
@@ -154,7 +156,15 @@ def main() -> None:
     plot_table(texts, read_json("metrics/ch09.json")["bleu"], PLOTS / "translations.png")
 
     model = Path("data/models/ch09/transformer.safetensors")
-    tracking.record_results("ch09_plot", model, figures=sorted(PLOTS.glob("[!.]*.png")))
+    tracking.record_results(
+        "ch09_plot",
+        model,
+        # As the evaluation gives them: a model may have been evaluated more than once.
+        parameters=recipe.select(
+            "beams", "length_penalty", "memory_pairs", "memory_nearest", "memory_temperature", "memory_reach"
+        ),
+        figures=sorted(PLOTS.glob("[!.]*.png")),
+    )
 
 
 if __name__ == "__main__":

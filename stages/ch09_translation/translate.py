@@ -6,6 +6,7 @@ It is no stage, and translates as ch09_evaluate does, with the same parameters, 
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -30,10 +31,11 @@ def lines_of(source: str) -> list[str]:
     """
     content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     try:
-        return content.decode("utf-8-sig").splitlines()
+        lines = re.split("\r\n|\r|\n", content.decode("utf-8-sig"))  # str.splitlines would also cut within a text
     except UnicodeDecodeError as error:
         name = "standard input" if source == "-" else source
         raise ValueError(f"{name}: not UTF-8 text: byte {error.start} is {content[error.start]:#04x}") from None
+    return lines[:-1] if not lines[-1] else lines
 
 
 def remarks(translator: Translator, text: str, number: int) -> list[str]:

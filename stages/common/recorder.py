@@ -50,7 +50,15 @@ from mlflow.exceptions import MlflowException
 
 from stages import configured_instructions
 from stages.common.files import file_hash
-from stages.common.params import dependency_hashes, main_root
+from stages.common.params import (
+    PARAMS_FILE,
+    PIPELINE_FILE,
+    dependency_hashes,
+    main_root,
+    read_yaml,
+    resolve,
+    value_at,
+)
 
 METRICS_PER_BATCH = 1000  # MLflow refuses larger batches
 MODEL_TAG = "model_sha256"
@@ -58,6 +66,9 @@ STAGE_TAG = "dvc.stage"  # that trained the run's model
 EXPERIMENT_TAG = "dvc.experiment"
 OF_THE_STORE = {"mlflow", "requests", "sqlalchemy"}  # packages whose errors say what is wrong with a store
 SECONDS_FOR_AN_ANSWER = 5.0  # of a server, before a stage begins
+
+# Stage to its parameters when it began: params.yaml may be another by the time that there is something to record.
+parameters_at_start: dict[str, dict[str, object]] = {}
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -78,15 +89,17 @@ def record_training(
     every: int = 1,
 ) -> str:
     """As tracking.record_training; `ended` is the `time.time()` at which it was called."""
+    declared = parameters_at_start.get(stage) or parameters_behind(stage)
     client, experiment_id = _open_experiment(stage)
     name = "-".join(filter(None, [os.environ.get("DVC_EXP_NAME", "repro"), variant]))
     run = client.create_run(experiment_id, start_time=int(started * 1000), run_name=name)
     tags = {MODEL_TAG: file_hash(model_file, "sha256"), **_provenance(stage, variant)}
-    shared = {"instructions": configured_instructions()}  # of every stage, and read by none of them itself
+    # Every stage depends on the instructions, and none reads them itself.
+    behind = {**declared, "instructions": configured_instructions()}
     with mlflow.start_run(run_id=run.info.run_id):
         client.log_batch(
             run.info.run_id,
-            params=[Param(key, str(value)) for key, value in {**shared, **parameters}.items()],
+            params=[Param(key, str(value)) for key, value in {**behind, **parameters}.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
         _log_history(client, run.info.run_id, history, every)
@@ -122,6 +135,27 @@ def record_results(
     for figure in figures:
         client.log_artifact(run_id, str(figure), "figures")
     return run_id
+
+
+def parameters_behind(stage: str) -> dict[str, object]:
+    """Return the parameters that `stage`, and those of its chapter before it, declare: all that its result depends on.
+
+    Their names are without chapter and recipe: `window` for `ch06.tuned.window`.
+    """
+    values, stages = read_yaml(PARAMS_FILE), read_yaml(PIPELINE_FILE)["stages"]
+    makers = {path: name for name, entry in stages.items() for path in map(_path_of, entry.get("outs", []))}
+    found, left = {}, [stage]
+    while left:
+        entry = stages[left.pop()]
+        names = (resolve(name, values) for name in entry.get("params", []))
+        found |= {name.split(".")[-1]: value_at(name, values) for name in names}
+        left += [makers[path] for path in entry.get("deps", []) if path in makers]
+    return found
+
+
+def _path_of(output: str | dict) -> str:
+    """Return the path of an output in dvc.yaml, which may be a mapping of the path to options."""
+    return output if isinstance(output, str) else next(iter(output))
 
 
 def _run_of_results(
@@ -287,6 +321,8 @@ def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
         threading.Thread(target=_leave_with, args=(parent, busy), daemon=True).start()
     # Ahead of time what takes long at the first time. What is wrong is found again, and told, when there is something
     # to record.
+    with contextlib.suppress(Exception):
+        parameters_at_start[stage] = parameters_behind(stage)
     with busy, contextlib.suppress(Exception):
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
         if uri.startswith("http"):  # a server has nothing to be opened here

@@ -74,7 +74,8 @@ def record_training(
         stage: name in dvc.yaml, such as "ch06_train"; the chapter before "_" names the MLflow experiment.
         variant: which of a matrix, such as "rnn", or None.
         model_file: the trained weights as they lie in the stage's outputs.
-        parameters: names and values, as the stage used them.
+        parameters: names and values, beside those that this stage and the ones before it declare; where both have a
+            name, these count.
         history: metric name to its values after every so many epochs, first epoch first; `every` says how many.
         datasets: name to file; the digest is the MD5 that DVC knows the file by.
         started: `time.time()` at the start of training.

@@ -29,6 +29,16 @@ def test_texts_of_the_same_key_make_pairs(tmp_path):
     assert home_assistant_pairs(tmp_path / "wheel.whl") == [("On", "Вкл"), ("Off", "Выкл")]
 
 
+def test_pairs_come_in_the_order_of_their_files_names(tmp_path):
+    names = [f"component{number:02}" for number in range(30)]
+    with zipfile.ZipFile(tmp_path / "wheel.whl", "w") as archive:
+        for name in reversed(names):
+            for language, text in (("en", name), ("ru", f"Часть {name}")):
+                file = f"homeassistant/components/{name}/translations/{language}.json"
+                archive.writestr(file, json.dumps({"title": text}, ensure_ascii=False))
+    assert [english for english, _ in home_assistant_pairs(tmp_path / "wheel.whl")] == names
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

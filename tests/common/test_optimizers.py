@@ -20,10 +20,8 @@ def minimised(kind, **options) -> torch.Tensor:
 
 
 def test_steps_are_the_same_to_the_last_bit():
-    for fused in (True, False):
-        assert torch.equal(minimised(Adam, fused=fused), minimised(torch.optim.Adam, fused=fused))
-        decoupled = minimised(Adam, fused=fused, decoupled_weight_decay=True)
-        assert torch.equal(decoupled, minimised(torch.optim.AdamW, fused=fused))
+    decoupled = minimised(Adam, decoupled_weight_decay=True)
+    assert torch.equal(decoupled, minimised(torch.optim.AdamW, fused=True))
     assert torch.equal(minimised(Adam), minimised(torch.optim.Adam, fused=True))
     assert torch.equal(minimised(Adagrad), minimised(torch.optim.Adagrad, fused=True))
     options = {"momentum": 0.9, "nesterov": True}

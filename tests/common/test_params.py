@@ -215,6 +215,18 @@ def test_refused(name, value, message):
         ("ch06", {"length": 100, "window": 51, "loss_steps": 1}, "window 51 must be at most half of length 100"),
         ("ch06", {"window": 50, "loss_steps": 51}, "loss_steps 51 must be at most window 50"),
         (
+            "ch06",
+            {"schedule": "one_cycle", "windows": "book", "length": 100, "window": 10, "epochs": 1, "batch_size": 10}
+            | {"loss_steps": 1},
+            "batch_size 10 leaves one step, and the schedule one_cycle needs two",
+        ),
+        ("ch05", {"schedule": "one_cycle", "steps": 1}, "steps 1 must be at least 2 with the schedule one_cycle"),
+        (
+            "ch05",
+            {"schedule": "one_cycle", "mode_steps": 1},
+            "mode_steps 1 must be at least 2 with the schedule one_cycle",
+        ),
+        (
             "ch07",
             {"validation_images": 59_900, "batch_size": 101},
             "batch_size 101 must be at most the 100 images left to train on",
