@@ -8,9 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,10 @@ import torch
 import yaml
 
 from stages.common.params import resolve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 VARIABLES = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "DATA_MIRROR")
@@ -49,6 +54,26 @@ class Workspace:
         with self.monkeypatch.context() as patch:
             patch.setattr(sys, "argv", [module, *arguments])
             importlib.import_module(module).main()
+
+    def drawn(self, module: str) -> dict[str, "Figure"]:
+        """Draw a chapter's figures, as `module` does; return them by the names of their files, which stay as they are.
+
+        They are closed, and their axes still have all that was drawn.
+        """
+        drawn, plot = {}, importlib.import_module(module)
+        with self.monkeypatch.context() as patch:
+
+            def keep(figure: "Figure", path: Path) -> None:
+                drawn[path.name] = figure
+                plt.close(figure)
+
+            from matplotlib import pyplot as plt
+
+            patch.setattr(plot, "save_figure", keep)
+            patch.setattr(plot.tracking, "record_results", lambda *arguments, **options: "")
+            patch.setattr(sys, "argv", [module])
+            plot.main()
+        return drawn
 
     def run(self, chapter: str, tracked: bool = True) -> dict[str, bytes]:
         """Run a chapter's steps behind the download as dvc.yaml has them; return `outputs`."""
@@ -206,6 +231,17 @@ class Workspace:
             (folder / f"{name}-images-idx3-ubyte").write_bytes(header + images.astype(np.uint8).tobytes())
             header = np.array([2049, count], ">i4").tobytes()
             (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+
+
+def curves(axes: "Axes") -> dict[str, list[tuple[float, float]]]:
+    """Return the points of every curve of `axes` that has a label."""
+    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+    return {line.get_label(): [tuple(point) for point in line.get_xydata().tolist()] for line in lines}
+
+
+def by_epoch(values: Iterable[float]) -> list[tuple[int, float]]:
+    """Return the points of a curve of values, the first of which is at 1."""
+    return list(enumerate(map(float, values), start=1))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.conftest import curves
+
 SMALL = {
     "ch01.tuned.sizes": [4, 8, 16],
     "ch01.tuned.loops_up_to": 8,
@@ -101,3 +103,11 @@ def test_wrong_parameters_end_in_one_line(workspace, capsys, changes, problem):
     assert end.value.code == 2
     assert capsys.readouterr().err.strip() == f"params.yaml: {problem}"
     assert yaml.safe_load((workspace.path / "params.yaml").read_text()) and workspace.outputs() == {}
+
+
+def test_figures_show_what_was_measured(chapter):
+    workspace, _, _ = chapter
+    (axes,) = workspace.drawn("stages.ch01_tensors.plot")["rounding.png"].axes
+    with np.load("data/evaluated/ch01/arrays.npz") as arrays:
+        for label, name in {"two loops": "loops", "loop over rows": "rows", "torch.mm": "mm"}.items():
+            assert curves(axes)[label] == list(zip(arrays["sizes"].tolist(), arrays[name].tolist(), strict=True))

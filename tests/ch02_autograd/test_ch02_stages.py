@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
+from stages.ch02_autograd.plot import WAYS
+from tests.conftest import by_epoch, curves
+
 OUTPUTS = {
     "data/raw/ch02/line.npz",
     "data/models/ch02/weights.safetensors",
@@ -85,3 +88,15 @@ def test_second_run_gives_the_same_bytes(chapter):
     assert workspace.outputs() == {}
     again = workspace.run("ch02", tracked=False)
     assert [path for path in OUTPUTS if again[path] != outputs[path]] == []
+
+
+def test_figures_show_the_descents(chapter):
+    workspace, recipe, _ = chapter
+    left, right = workspace.drawn("stages.ch02_autograd.plot")["descent.png"].axes
+    assert ("sum" if recipe == "book" else "mean") in left.get_title()
+    with np.load("data/evaluated/ch02/descent.npz") as descent:
+        shown = {name: (by_epoch(descent[f"{name}_weight"]), by_epoch(descent[f"{name}_loss"])) for name in WAYS}
+    assert len({label for label, _, _ in WAYS.values()}) == len(WAYS)
+    for way, (label, _, _) in WAYS.items():
+        assert curves(left)[label] == shown[way][0]
+        assert curves(right)[label] == [point for point in shown[way][1] if point[1] > 0]

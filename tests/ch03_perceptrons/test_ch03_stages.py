@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load
 
 from stages.ch03_perceptrons.model import MultiLayer
+from stages.common.files import read_history
+from tests.conftest import by_epoch, curves
 
 SMALL = {
     f"ch03.{recipe}.{name}": value
@@ -101,3 +103,19 @@ def test_second_run_gives_the_same_bytes(chapter):
     workspace.remove_outputs()
     again = workspace.run("ch03", tracked=False)
     assert [path for path in OUTPUTS if again[path] != outputs[path]] == []
+
+
+def test_figures_show_the_trainings(chapter):
+    workspace, _, _ = chapter
+    drawn = workspace.drawn("stages.ch03_perceptrons.plot")
+    history = read_history("metrics/history/ch03.csv")
+    shown = curves(drawn["optimizers.png"].axes[0])
+    assert {label.split(",")[0].lower(): points for label, points in shown.items()} == {
+        name: by_epoch(losses) for name, losses in history.items()
+    }
+    with np.load("data/evaluated/ch03/training.npz") as training:
+        shown = curves(drawn["widrow_hoff.png"].axes[0])
+        for label, way, index in (("w₁, Widrow–Hoff", "rule", 0), ("w₂, autograd", "autograd", 1)):
+            assert shown[label] == by_epoch(training[f"neuron_{way}_weight"][:, 0, index])
+        (path,) = [points for label, points in curves(drawn["descent.png"].axes[0]).items() if "descent" in label]
+        assert path == [tuple(point) for point in training["descent"].tolist()]

@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from stages.ch04_housing.model import HousingModel
 from stages.ch04_housing.params_schema import Column
+from stages.common.files import read_history
 
 SMALL = {
     "ch04.runs": 2,
@@ -209,3 +210,19 @@ def test_second_run_gives_the_same_bytes(chapter):
     assert list(workspace.outputs()) == ["data/raw/ch04/boston_house_prices.csv"]
     again = workspace.run("ch04", tracked=False)
     assert [path for path in OUTPUTS if again[path] != outputs[path]] == []
+
+
+def test_figures_show_the_predictions(chapter):
+    workspace, _, outputs = chapter
+    drawn = workspace.drawn("stages.ch04_housing.plot")
+    (axes,) = drawn["predictions.png"].axes
+    stored = arrays(outputs, "data/evaluated/ch04/predictions.npz")
+    train, test = axes.collections
+    for name, shown in (("train", train), ("test", test)):
+        assert shown.get_label() == f"{name} ({len(stored[name])} rows)"
+        np.testing.assert_array_equal(shown.get_offsets(), np.stack([stored[name], stored[f"{name}_predictions"]], 1))
+        # None of them lies outside of the picture.
+        assert axes.get_xlim()[0] <= np.min(shown.get_offsets()) and np.max(shown.get_offsets()) <= axes.get_xlim()[1]
+    assert f"{json.loads(outputs['metrics/ch04.json'])['r2']:.3f}" in axes.get_title()
+    (line,) = drawn["loss.png"].axes[0].get_lines()
+    np.testing.assert_array_equal(line.get_ydata(), read_history("metrics/history/ch04.csv")["train_loss"])

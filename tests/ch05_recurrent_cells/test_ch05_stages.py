@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from safetensors.torch import load
 from stages.ch05_recurrent_cells.evaluate import TEST_SEQUENCES, held_out_generator
 from stages.ch05_recurrent_cells.model import RecurrentNetwork
 from stages.ch05_recurrent_cells.tasks import draw_recall
+from stages.common.files import read_history
+from tests.conftest import by_epoch, curves
 
 CELLS = ("rnn", "lstm", "gru")
 SMALL = {
@@ -104,3 +107,17 @@ def test_lengths_must_rise(workspace, capsys):
         workspace.step("stages.ch05_recurrent_cells.train")
     assert end.value.code == 2
     assert capsys.readouterr().err.strip() == "params.yaml: ch05.tuned: lengths [5, 5] must rise"
+
+
+def test_figures_show_each_cells_own(chapter):
+    workspace, _, outputs = chapter
+    drawn = workspace.drawn("stages.ch05_recurrent_cells.plot")
+    recall, panels = curves(drawn["recall.png"].axes[0]), drawn["loss.png"].axes
+    for cell, panel in zip(CELLS, panels, strict=True):
+        metrics = json.loads(outputs[f"metrics/ch05/{cell}.json"])
+        lengths = [int(name.split("_")[1]) for name in metrics if re.fullmatch(r"accuracy_\d+", name)]
+        assert lengths and panel.get_title() == cell.upper()
+        assert recall[cell.upper()] == [(length, metrics[f"accuracy_{length}"]) for length in lengths]
+        history = read_history(f"metrics/history/ch05/{cell}.csv")
+        for length in lengths:
+            assert curves(panel)[f"{length} steps back"] == by_epoch(history[f"length_{length}"])

@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
+from stages.common.files import read_history
+from tests.conftest import by_epoch, curves
+
 SMALL = {
     "ch06.tuned.length": 200,
     "ch06.tuned.duration": 20.0,
@@ -144,3 +147,21 @@ def test_second_run_gives_the_same_bytes(chapter):
     assert workspace.outputs() == {}
     again = workspace.run("ch06", tracked=False)
     assert [path for path in OUTPUTS if again[path] != outputs[path]] == []
+
+
+def test_figures_show_each_cells_own(chapter):
+    workspace, _, outputs = chapter
+    drawn = workspace.drawn("stages.ch06_timeseries.plot")
+    losses, panels = curves(drawn["loss.png"].axes[0]), drawn["forecast.png"].axes
+    for cell, panel in zip(("rnn", "lstm"), panels, strict=True):
+        stored = arrays(outputs, f"data/evaluated/ch06/{cell}.npz")
+        (shown,) = panel.collections
+        np.testing.assert_array_equal(shown.get_offsets(), np.stack([stored["targets"], stored["predictions"]], 1))
+        r2 = json.loads(outputs[f"metrics/ch06/{cell}.json"])["r2"]
+        assert panel.get_title().startswith(f"{cell.upper()}: R² {r2:.3f}")
+        assert losses[cell.upper()] == by_epoch(read_history(f"metrics/history/ch06/{cell}.csv")["train_loss"])
+    compared = arrays(outputs, "data/evaluated/ch06/noise.npz")
+    for number, panel in enumerate(drawn["noise_levels.png"].axes):
+        assert panel.get_title() == f"LSTM, noise level {compared['noise_levels'][number]}"
+        pair = compared["targets"][number], compared["predictions"][number]
+        np.testing.assert_array_equal(panel.collections[0].get_offsets(), np.stack(pair, 1))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from safetensors.torch import load
 
 from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.train import Trainer
+from stages.common.files import read_history
 from stages.common.params import declared_parameters
+from tests.conftest import by_epoch, curves
 
 SMALL = {
     "ch07.tuned.validation_images": 40,
@@ -223,3 +226,25 @@ def test_killed_training_goes_on_to_the_same_bytes(killed, epochs_begun):
     workspace.step("stages.ch07_mnist.train")
     assert epochs_begun == list(range(40))
     assert {path: (workspace.path / path).read_bytes() for path in (MODEL, HISTORY)} == resumed
+
+
+def test_figures_show_the_predictions(chapter):
+    workspace, recipe, outputs = chapter
+    drawn = workspace.drawn("stages.ch07_mnist.plot")
+    labels = arrays(outputs, "data/prepared/ch07/mnist.npz")["test_labels"]
+    probabilities = arrays(outputs, "data/evaluated/ch07/predictions.npz")["probabilities"]
+    predicted = probabilities.argmax(axis=1)
+    axes = drawn["confusion.png"].axes[0]
+    shown = {(text.get_position()[1], text.get_position()[0]): int(text.get_text()) for text in axes.texts}
+    assert shown == Counter(zip(labels.tolist(), predicted.tolist(), strict=True))
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted digit", "true digit")
+    wrong = np.flatnonzero(predicted != labels)
+    surest = wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")]
+    titles = [axis.get_title().split("\n")[0] for axis in drawn["mistakes.png"].axes]
+    expected = [f"{labels[index]} → {predicted[index]}" for index in surest]
+    assert [title for title in titles if title] == expected[: len(titles)]
+    history = read_history("metrics/history/ch07.csv")
+    losses = curves(drawn["learning_curves.png"].axes[0])
+    assert losses["training, as optimised"] == by_epoch(history["train_loss"])
+    if recipe == "tuned":
+        assert losses["validation"] == by_epoch(history["validation_loss"])

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ import yaml
 from safetensors.torch import load
 
 from stages.ch08_graphs import best
+from stages.ch08_graphs.evaluate import embed
 from stages.ch08_graphs.layers import build_graph, forward
+from stages.ch08_graphs.plot import LABELS
+from stages.common.files import read_history
 
 TRAINED = ("mlp", "dense", "gcn", "sage", "gat", "gin", "cheb", "best")
 PLOTS = ("training", "accuracy", "embedding", "confusion", "attention", "computation", "adjacency")
@@ -179,3 +183,34 @@ def test_batches_of_sampled_neighbours_by_parameter(workspace):
             files.setdefault(layer, []).append(path.read_bytes())
     assert files["gcn"][0] != files["gcn"][1] == files["gcn"][2]
     assert files["best"][0] == files["best"][1]
+
+
+def test_figures_show_each_layers_own(chapter):
+    workspace, recipe, outputs = chapter
+    drawn = workspace.drawn("stages.ch08_graphs.plot")
+    results = arrays(outputs, "data/evaluated/ch08/results.npz")
+    losses, accuracies = drawn["training.png"].axes
+    lines = dict(zip(TRAINED, losses.get_lines(), strict=True))
+    assert lines["dense"].get_label() == ("dense, sum (fig. 84)" if recipe == "book" else "dense, mean")
+    for number, layer in enumerate(TRAINED):
+        file = f"metrics/history/ch08/{layer}.csv"
+        epochs = [int(row.split(",")[0]) for row in outputs[file].decode().splitlines()[1:]]
+        shown = {"public_train_loss": lines[layer], "public_val_accuracy": accuracies.get_lines()[number]}
+        for name, line in shown.items():
+            assert line.get_xdata().tolist() == epochs and list(line.get_ydata()) == read_history(file)[name]
+    (axes,) = drawn["accuracy.png"].axes
+    for container, group in zip(axes.containers, ("public", "random"), strict=True):
+        means = [results[f"{layer}_{group}_accuracy"].mean() for layer in LABELS]
+        assert container.get_label().startswith(group)
+        np.testing.assert_allclose(np.asarray(container.lines[0].get_ydata(), dtype=float), means)
+    prepared = arrays(outputs, "data/prepared/ch08/graph.npz")
+    tested = prepared["public_test"]
+    predicted = results["gcn_predictions"][tested].argmax(axis=1)
+    counts = Counter(zip(prepared["labels"][tested].tolist(), predicted.tolist(), strict=True))
+    axes = drawn["confusion.png"].axes[0]
+    shown = {(text.get_position()[1], text.get_position()[0]): int(text.get_text()) for text in axes.texts}
+    assert {place: count for place, count in shown.items() if count} == counts
+
+
+def test_a_layer_that_has_died_is_drawn_in_one_place():
+    assert embed(np.ones((50, 4), dtype=np.float32), 0).tolist() == [[0.0, 0.0]] * 50

@@ -28,6 +28,8 @@ from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.train import Trainer, mixed_precision, rate_share
 from stages.ch09_translation.translator import load_translator
 from stages.common.checkpoint import Checkpoint
+from stages.common.files import read_history
+from tests.conftest import by_epoch, curves
 
 SMALL = {
     "ch09.tuned.vocabulary": 320,
@@ -381,3 +383,24 @@ def test_clipping_bounds_the_gradient(monkeypatch):
         monkeypatch.setattr(trainer.accelerator, "clip_grad_norm_", lambda _, norm, seen=seen: seen.append(norm))
         trainer.train_epoch(texts, texts, epochs=1, batch_tokens=100, batch_pairs=0, seed=0)
         assert seen == expected
+
+
+@pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
+def test_figures_show_the_losses_and_scores(chapter):
+    workspace, _, outputs = chapter
+    drawn = workspace.drawn("stages.ch09_translation.plot")
+    history = read_history(HISTORY)
+    losses = curves(drawn["learning_curves.png"].axes[0])
+    assert losses == {
+        "training, as optimised": by_epoch(history["train_loss"]),
+        "validation": by_epoch(history["validation_loss"]),
+    }
+    texts = json.loads(outputs["data/evaluated/ch09/translations.json"])["texts"]
+    own = [text for text in texts if len(text["source"].split()) == 3]
+    assert own == texts  # which the bars are of, then
+    axes = drawn["bleu_by_length.png"].axes[0]
+    for bars, name in zip(axes.containers, ("translation", "memory"), strict=True):
+        references = [[text["reference"] for text in own]]
+        bleu = sacrebleu.BLEU(max_ngram_order=3, smooth_method="none")
+        expected = bleu.corpus_score([text[name] for text in own], references).score
+        assert [bar.get_height() for bar in bars] == pytest.approx([expected], abs=0.01)

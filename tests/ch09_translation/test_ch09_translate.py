@@ -69,6 +69,12 @@ def test_texts_from_arguments_a_file_and_standard_input(said, tmp_path):
     assert said("--beam", "1", stdin=f"{text}\n".encode())[1] == lines[:1]
 
 
+def test_a_line_ends_where_files_end_lines_and_nowhere_else(said, tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_bytes("Ban\u2028don\x85kins\r\nLun\x0cmen nos\rBan don\n\n".encode())
+    assert len(said("--file", str(path), "--beam", "1")[1]) == 4
+
+
 @pytest.mark.parametrize("text", ["", " \t ", "\x00\x07\u200b"])
 def test_nothing_to_translate_gives_an_empty_line(said, text):
     assert said(text) == (0, [""], [])

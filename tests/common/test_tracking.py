@@ -512,6 +512,35 @@ def test_a_relative_path_is_taken_from_the_workspaces_root(uri, expected):
     assert recorder._in_folder(uri, Path("/main")) == expected
 
 
+CHANGED = """
+import sqlite3, time
+from pathlib import Path
+from stages.common import tracking
+
+tracking.start("ch06_train")
+store = sqlite3.connect("mlflow.db")
+while not store.execute("SELECT 1 FROM experiments WHERE name = 'ch06'").fetchall():  # the other process has begun
+    time.sleep(0.1)
+parameters = Path("params.yaml")
+parameters.write_text(parameters.read_text().replace("window: 10", "window: 9").replace("epochs: 3", "epochs: 4"))
+Path("model").write_text("weights")
+tracking.record_training("ch06_train", "rnn", Path("model"), {"hidden_size": 99}, {}, {}, time.time())
+"""
+
+
+def test_parameters_are_those_at_the_stages_start_and_the_stages_own(open_workspace):
+    with open_workspace(SMALL) as workspace:
+        environment = {**os.environ, "PYTHONPATH": str(workspace.path)}
+        result = subprocess.run(
+            [sys.executable, "-c", CHANGED], env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert result.returncode == 0, result.stderr
+        assert "window: 9" in Path("params.yaml").read_text()
+        (run,) = runs_by_name(mlflow.MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")).values()
+        expected = {"window": "10", "epochs": "3", "hidden_size": "99", "noise_level": "0.1", "instructions": "avx2"}
+        assert run.data.params.items() >= expected.items()
+
+
 BEGUN = """
 import time
 from stages.common import tracking
