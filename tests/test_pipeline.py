@@ -22,6 +22,7 @@ from stages.ch06_timeseries import generate
 from stages.common.files import file_hash
 from stages.common.params import UndeclaredParameterError, declared_parameters, resolve
 from stages.params_schema import first_problem
+from tests.conftest import IN_GIT
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -30,7 +31,7 @@ PACKAGE = ROOT / "stages/__init__.py"  # of which each module is
 PARAMS_MODULE = ROOT / "stages/common/params.py"
 TRACKING_MODULE = ROOT / "stages/common/tracking.py"
 
-needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+needs_git = pytest.mark.skipif(not IN_GIT, reason="not a git checkout, or no git")
 
 
 def step_file(stage: str) -> Path:
@@ -499,7 +500,7 @@ CHAPTERS = {
         "compared_noise_levels": ([0.123], "noise"),
     },
     "ch07": {
-        "recipe": ("book", "preprocess train evaluate"),
+        "recipe": ("book", "preprocess train evaluate plot"),
         "num_threads": (3, "train evaluate"),
     },
     "ch08": {
@@ -634,7 +635,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "translation": (0.123, "train"),
         "scaling": (0.123, "train"),
         "shear": (1.23, "train"),
-        "shifted_views": (False, "evaluate"),
+        "shifted_views": (False, "evaluate plot"),
     },
     "ch08": {
         "features": ("raw", "preprocess"),
@@ -797,6 +798,15 @@ def test_a_change_reruns_the_stages_that_read_it(pipeline):
     readers = pipeline.readers({name: value for name, (value, _) in rows.items()})
     assert readers.pop("changed command") == expanded("ch09_train")
     assert readers == {name: stages for name, (_, stages) in rows.items() if stages}
+
+
+def test_no_two_parameters_of_a_chapter_have_one_name():
+    """MLflow has them by the last part of their name."""
+    for stage in STAGES:
+        chapter = stage.split("_")[0]
+        names = {name for name in leaves(PARAMS) if name.split(".")[0] in (chapter, *SHARED)}
+        own = [name.split(".")[-1] for name in names if ".book." not in name]
+        assert sorted(own) == sorted(set(own))
 
 
 def test_another_launcher_reruns_the_training_it_launches(pipeline):

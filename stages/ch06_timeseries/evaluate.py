@@ -81,7 +81,7 @@ def main() -> None:
         "ch06_evaluate",
         model_path(cell),
         metrics={f"test_{name}": value for name, value in metrics.items()},
-        # The data's, not the training's: a training knows its windows only.
+        # The same windows, and so the same model, may come of other series.
         parameters={"noise_level": parameters.noise_level, **recipe.select("window", "length")},
     )
 

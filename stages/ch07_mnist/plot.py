@@ -16,6 +16,7 @@ import numpy as np
 from stages.ch07_mnist.preprocess import MNIST
 from stages.common.figures import BLUE, RED, new_figure, save_figure
 from stages.common.files import read_history, read_json
+from stages.common.params import declared_parameters
 
 PLOTS = Path("metrics/plots/ch07")
 MISTAKES_SHOWN = 60
@@ -100,6 +101,7 @@ def plot_feature_maps(image: np.ndarray, filters: np.ndarray, maps: np.ndarray, 
 
 
 def main() -> None:
+    recipe = declared_parameters("ch07_plot").ch07.active
     with np.load(MNIST) as arrays:
         images, labels = arrays["test_images"], arrays["test_labels"]
     with np.load("data/evaluated/ch07/predictions.npz") as arrays:
@@ -111,7 +113,10 @@ def main() -> None:
     plot_feature_maps(images[0], filters, maps, PLOTS / "feature_maps.png")
 
     tracking.record_results(
-        "ch07_plot", Path("data/models/ch07/network.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png"))
+        "ch07_plot",
+        Path("data/models/ch07/network.safetensors"),
+        parameters=recipe.select("shifted_views"),  # as the evaluation: a model may have been evaluated more than once
+        figures=sorted(PLOTS.glob("[!.]*.png")),
     )
 
 

@@ -252,7 +252,6 @@ def main() -> None:
     }
     write_history(f"metrics/history/ch08/{layer}.csv", history, recipe.validate_every)
 
-    shown = best_options if layer == "best" else sampling
     fixed = {"seed": seed, "layer": name, **parameters.ch08.select("recipe", "num_threads"), **runs}
     tracking.record_training(
         "ch08_train",
@@ -262,7 +261,6 @@ def main() -> None:
             **fixed,
             **shape,
             **{key: value for key, value in options.items() if key != "best_options"},
-            **shown,
         },
         history=history,
         datasets={"ch08_cora": Path(GRAPH)},

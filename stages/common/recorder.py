@@ -48,7 +48,6 @@ from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from stages import configured_instructions
 from stages.common.files import file_hash
 from stages.common.params import (
     PARAMS_FILE,
@@ -94,12 +93,10 @@ def record_training(
     name = "-".join(filter(None, [os.environ.get("DVC_EXP_NAME", "repro"), variant]))
     run = client.create_run(experiment_id, start_time=int(started * 1000), run_name=name)
     tags = {MODEL_TAG: file_hash(model_file, "sha256"), **_provenance(stage, variant)}
-    # Every stage depends on the instructions, and none reads them itself.
-    behind = {**declared, "instructions": configured_instructions()}
     with mlflow.start_run(run_id=run.info.run_id):
         client.log_batch(
             run.info.run_id,
-            params=[Param(key, str(value)) for key, value in {**behind, **parameters}.items()],
+            params=[Param(key, str(value)) for key, value in {**declared, **parameters}.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
         _log_history(client, run.info.run_id, history, every)
@@ -143,19 +140,27 @@ def parameters_behind(stage: str) -> dict[str, object]:
     Their names are without chapter and recipe: `window` for `ch06.tuned.window`.
     """
     values, stages = read_yaml(PARAMS_FILE), read_yaml(PIPELINE_FILE)["stages"]
-    makers = {path: name for name, entry in stages.items() for path in map(_path_of, entry.get("outs", []))}
+    makers = {
+        path: name
+        for name, entry in stages.items()
+        for kind in ("outs", "metrics", "plots")
+        for path in _paths(entry, kind)
+    }
     found, left = {}, [stage]
     while left:
         entry = stages[left.pop()]
         names = (resolve(name, values) for name in entry.get("params", []))
         found |= {name.split(".")[-1]: value_at(name, values) for name in names}
-        left += [makers[path] for path in entry.get("deps", []) if path in makers]
+        left += [makers[path] for path in _paths(entry, "deps") if path in makers]
     return found
 
 
-def _path_of(output: str | dict) -> str:
-    """Return the path of an output in dvc.yaml, which may be a mapping of the path to options."""
-    return output if isinstance(output, str) else next(iter(output))
+def _paths(entry: dict, kind: str) -> list[str]:
+    """Return the paths that a stage in dvc.yaml has under `kind`, of all variants; each may be a mapping to options."""
+    paths = [path if isinstance(path, str) else next(iter(path)) for path in entry.get(kind, [])]
+    for key, variants in entry.get("matrix", {}).items():
+        paths = [path.replace(f"${{item.{key}}}", variant) for path in paths for variant in variants]
+    return paths
 
 
 def _run_of_results(
@@ -167,6 +172,9 @@ def _run_of_results(
     of the parameters already. Where a model is evaluated anew without training, in another experiment or with other
     parameters, there is none: then it is a new run, with the parameters of the training, so that the first results
     stay as they are and both can be compared.
+
+    The same bytes may have been trained more than once, where a parameter made no difference to them. Then the training
+    with the present parameters counts, or that with the most of them, and among equals the newest.
     """
     name = os.environ.get("DVC_EXP_NAME", "")
 
@@ -174,6 +182,12 @@ def _run_of_results(
         return run.data.tags.get(EXPERIMENT_TAG, "") != name
 
     runs = client.search_runs([experiment_id], f"tags.{MODEL_TAG} = '{model_hash}'", order_by=["start_time DESC"])
+    trainings = [run for run in runs if STAGE_TAG in run.data.tags]
+    present = parameters_behind(trainings[0].data.tags[STAGE_TAG].partition("@")[0]) if trainings else {}
+
+    def differing(run: Run) -> int:
+        return sum(run.data.params.get(key) != str(value) for key, value in present.items())
+
     fitting = [
         run
         for run in runs
@@ -181,9 +195,8 @@ def _run_of_results(
         and all(run.data.params.get(key, value) == value for key, value in parameters.items())
     ]
     if fitting:
-        # The same bytes may have been trained more than once: without an experiment's run if possible, then the newest.
-        return min(fitting, key=elsewhere).info.run_id
-    trained = next((run.data for run in runs if STAGE_TAG in run.data.tags), None)
+        return min(fitting, key=lambda run: (elsewhere(run), differing(run))).info.run_id
+    trained = min(trainings, key=differing).data if trainings else None
     variant = trained.tags[STAGE_TAG].partition("@")[2] if trained else ""
     run = client.create_run(
         experiment_id,

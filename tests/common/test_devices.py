@@ -81,7 +81,7 @@ def test_jobs_come_back_in_their_order(processes):
 
 
 PARENT = """
-import os, sys, time
+import os, signal, sys, time
 from stages.common.devices import in_processes
 
 def job(number):
@@ -89,7 +89,8 @@ def job(number):
     time.sleep(float(sys.argv[1]))
 
 if __name__ == "__main__":
-    for _ in in_processes(job, range(4), 2):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
+    for _ in in_processes(job, range(40), 2):
         time.sleep(3600)
 """
 
@@ -106,7 +107,10 @@ def working(tmp_path):
             command = [sys.executable, program, str(seconds)]
             options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "env": environment}
             parent = opened.enter_context(subprocess.Popen(command, start_new_session=True, **options))
-            workers = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
+            numbers: set[int] = set()
+            while len(numbers) < 2:  # one may have done its first job before the other begins
+                numbers.add(int(parent.stdout.readline()))
+            workers = [psutil.Process(number) for number in numbers]
 
             @opened.callback
             def end() -> None:

@@ -512,6 +512,15 @@ def test_a_relative_path_is_taken_from_the_workspaces_root(uri, expected):
     assert recorder._in_folder(uri, Path("/main")) == expected
 
 
+def test_parameters_are_those_of_the_stage_and_of_all_before_it(open_workspace):
+    with open_workspace({"ch06.tuned.window": 9}):
+        behind = recorder.parameters_behind("ch06_train")
+        assert behind["window"] == 9
+        assert {"hidden_size", "noise_level", "instructions"} < behind.keys()
+        assert "compared_noise_levels" not in behind
+        assert {"motif_nodes", "hidden_size", "features", "source"} < recorder.parameters_behind("ch08_tasks").keys()
+
+
 CHANGED = """
 import sqlite3, time
 from pathlib import Path
@@ -522,7 +531,8 @@ store = sqlite3.connect("mlflow.db")
 while not store.execute("SELECT 1 FROM experiments WHERE name = 'ch06'").fetchall():  # the other process has begun
     time.sleep(0.1)
 parameters = Path("params.yaml")
-parameters.write_text(parameters.read_text().replace("window: 10", "window: 9").replace("epochs: 3", "epochs: 4"))
+text = parameters.read_text().replace("window: 10", "window: 9")
+parameters.write_text(text.replace("instructions: avx2", "instructions: native"))
 Path("model").write_text("weights")
 tracking.record_training("ch06_train", "rnn", Path("model"), {"hidden_size": 99}, {}, {}, time.time())
 """
@@ -542,9 +552,10 @@ def test_parameters_are_those_at_the_stages_start_and_the_stages_own(open_worksp
 
 
 BEGUN = """
-import time
+import signal, time
 from stages.common import tracking
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
 tracking.start("ch06_train")
 print(tracking._recorder.pid, flush=True)
 time.sleep(500)
@@ -563,16 +574,19 @@ def test_a_store_that_is_being_made_at_ctrl_c_is_whole(open_workspace):
             text=True,
         )
         with process:
-            recorder = int(process.stdout.readline())
-            deadline = time.monotonic() + 120
-            while not (workspace.path / "mlflow.db").exists():
-                assert running(recorder) and time.monotonic() < deadline
-                time.sleep(0.002)
-            os.killpg(process.pid, signal.SIGINT)
-            assert process.wait(60) != 0
-            while running(recorder):
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            try:
+                recorder = int(process.stdout.readline())
+                deadline = time.monotonic() + 120
+                while not (workspace.path / "mlflow.db").exists():
+                    assert running(recorder) and time.monotonic() < deadline
+                    time.sleep(0.002)
+                os.killpg(process.pid, signal.SIGINT)
+                assert process.wait(60) != 0
+                while running(recorder):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+            finally:
+                process.kill()
         client = mlflow.MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")
         assert {experiment.name for experiment in client.search_experiments()} == {"Default", "ch06"}
 
