@@ -15,7 +15,7 @@ import yaml
 from stages import report
 from stages.common.files import read_json
 from stages.common.params import read_yaml
-from tests.conftest import ROOT
+from tests.conftest import IN_GIT, ROOT
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def parameters_behind(stage: str) -> dict[str, object]:
     }
     found, left = {}, [stage]
     while left:
-        entry = stages[left.pop()]
+        entry = stages.get(left.pop(), {})  # a run may be of a stage that is no longer there
         names = (resolve(name, values) for name in entry.get("params", []))
         found |= {name.split(".")[-1]: value_at(name, values) for name in names}
         left += [makers[path] for path in _paths(entry, "deps") if path in makers]
