@@ -61,15 +61,17 @@ class Workspace:
 
         They are closed, and their axes still have all that was drawn.
         """
-        drawn, plot = {}, importlib.import_module(module)
+        plot = importlib.import_module(module)
+
+        from matplotlib import pyplot as plt
+
+        drawn = {}
+
+        def keep(figure: "Figure", path: Path) -> None:
+            drawn[path.name] = figure
+            plt.close(figure)
+
         with self.monkeypatch.context() as patch:
-
-            def keep(figure: "Figure", path: Path) -> None:
-                drawn[path.name] = figure
-                plt.close(figure)
-
-            from matplotlib import pyplot as plt
-
             patch.setattr(plot, "save_figure", keep)
             patch.setattr(plot.tracking, "record_results", lambda *arguments, **options: "")
             patch.setattr(sys, "argv", [module])
@@ -87,7 +89,7 @@ class Workspace:
             for name, stage in stages.items():
                 if not name.startswith(f"{chapter}_") or name.endswith("_download"):
                     continue
-                for item in stage.get("matrix", {"": [""]}).popitem()[1]:
+                for item in next(iter(stage.get("matrix", {"": [""]}).values())):
                     command = re.sub(r"\$\{ch09\.launcher\}", "python -m", stage["cmd"])
                     _, _, module, *arguments = re.sub(r"\$\{item\.\w+\}", item, command).split()
                     with self.only_declared(stage, item):
@@ -101,11 +103,11 @@ class Workspace:
         Whatever else there is under data/ and metrics/, earlier results of its own too, comes back afterwards.
         """
         values = yaml.safe_load((self.path / "params.yaml").read_text(encoding="utf-8"))
+        values["item"] = dict.fromkeys(stage.get("matrix", {}), item)
 
         def resolved(paths: list) -> list[str]:
             named = (path if isinstance(path, str) else next(iter(path)) for path in paths)
-            filled = (re.sub(r"\$\{item\.\w+\}", item, path) for path in named)
-            return [resolve(path, values) for path in filled]
+            return [resolve(path, values) for path in named]
 
         inputs = resolved(stage["deps"])
         outputs = resolved([path for kind in ("outs", "metrics", "plots") for path in stage.get(kind, [])])
