@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
+import pytest_timeout
 import torch
 import yaml
 
@@ -29,6 +30,16 @@ ROOT = Path(__file__).parents[1]
 VARIABLES = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "DATA_MIRROR")
 IN_GIT = (ROOT / ".git").exists() and shutil.which("git") is not None
 COLUMNS = ["CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT", "MEDV"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Give the teardown a time limit of its own: pytest-timeout stops its clock when a test has failed."""
+    settings = pytest_timeout.get_env_settings(item.config)
+    if settings.timeout:
+        item.config.hook.pytest_timeout_cancel_timer(item=item)
+        item.config.hook.pytest_timeout_set_timer(item=item, settings=settings)
+    return (yield)
 
 
 class Workspace:

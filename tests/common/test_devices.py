@@ -85,7 +85,7 @@ import os, signal, sys, time
 from stages.common.devices import in_processes
 
 def job(number):
-    print(os.getpid(), flush=True)
+    os.write(sys.stdout.fileno(), b"%d\\n" % os.getpid())  # at once: print may write the end of the line by itself
     time.sleep(float(sys.argv[1]))
 
 if __name__ == "__main__":
@@ -107,6 +107,7 @@ def working(tmp_path):
             command = [sys.executable, program, str(seconds)]
             options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "env": environment}
             parent = opened.enter_context(subprocess.Popen(command, start_new_session=True, **options))
+            opened.callback(parent.kill)  # first, since the line above waits for its end in a test that fails, too
             numbers: set[int] = set()
             while len(numbers) < 2:  # one may have done its first job before the other begins
                 numbers.add(int(parent.stdout.readline()))
@@ -114,8 +115,8 @@ def working(tmp_path):
 
             @opened.callback
             def end() -> None:
-                for process in (parent, *workers):
-                    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                for process in workers:
+                    with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
 
             return parent, workers
