@@ -3,6 +3,7 @@ BIN := .venv/bin
 # For what these programs start. The programs themselves are named by their folder: make 3.81, which macOS has, looks for
 # them along the PATH that it was started with.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport PYTHONSAFEPATH  # with it `python -m stages…` would not find this folder
 
 .PHONY: help setup repro report test book ui lint lock clean distclean
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ book: setup      ## run the book's own recipes, but chapter 9's, as one experime
 ui: setup        ## compare runs in MLflow's UI
 	@case "$$MLFLOW_TRACKING_URI" in \
 		http*) echo "The runs are at $$MLFLOW_TRACKING_URI: open that page" ;; \
-		*) $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
+		*) $(BIN)/python -m stages.common.store && $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
 	esac
 
 lint: setup      ## check style
@@ -43,4 +44,4 @@ clean:           ## remove the environment and what tools leave behind
 	find stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove, besides, all data, models and recorded runs
-	rm -rf data .dvc/cache .dvc/tmp mlflow.db* mlartifacts .mlflow.lock report.html
+	rm -rf data .dvc/cache .dvc/tmp mlflow.db* mlartifacts .mlflow.lock report.html dvc_plots

@@ -60,7 +60,9 @@ def uv_environment() -> dict[str, str]:
 
 def create_environment() -> None:
     try:
-        venv.create(ENVIRONMENT, with_pip=True, clear=True)
+        # Links, as `python -m venv` makes them: a copy of the program lacks its libraries where they lie beside it, and
+        # stays, unusable, when the Python that it was made from goes.
+        venv.create(ENVIRONMENT, with_pip=True, clear=True, symlinks=os.name != "nt")
     except BaseException as error:
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)  # half of one would be in the way
         if not isinstance(error, subprocess.CalledProcessError):  # Debian's venv exits, and has said what to install

@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from benchmarks.timing import tuned_chapter
 from stages.ch08_graphs import best
 from stages.ch08_graphs.evaluate import group_weights
 from stages.ch08_graphs.layers import build_graph
@@ -21,7 +22,6 @@ from stages.ch08_graphs.preprocess import GRAPH
 from stages.ch08_graphs.train import GROUPS, accuracies_at, parts_of, train_group
 from stages.common.devices import in_processes, set_up_torch
 from stages.common.memory import keep_freed_memory
-from stages.common.params import PARAMS_FILE, read_yaml
 
 CHOICE_SEED, TEST_SEED = 1000, 2000
 SETTINGS: dict[str, dict[str, float]] = {
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10, help="networks of each group")
     runs = parser.parse_args().runs
-    parameters = read_yaml(PARAMS_FILE)["ch08"]
+    parameters = tuned_chapter("ch08")
     if not 2 <= runs <= parameters["splits"]:
         parser.error(f"--runs {runs}: must be from 2, for a spread, to ch08.splits, {parameters['splits']}")
     set_up_torch(0, 1)

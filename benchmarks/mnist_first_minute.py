@@ -12,12 +12,12 @@ import time
 
 import torch
 
+from benchmarks.timing import tuned_chapter
 from stages.ch07_mnist.dataset import load_split, random_affine
 from stages.ch07_mnist.evaluate import probabilities_of
 from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.train import Trainer, train
 from stages.common.devices import set_up_torch
-from stages.common.params import PARAMS_FILE, read_yaml
 
 
 class TimeIsUp(Exception):
@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
-    parameters = read_yaml(PARAMS_FILE)
-    recipe = parameters["ch07"]["tuned"]
+    chapter = tuned_chapter("ch07")
+    recipe = chapter["tuned"]
 
     def chosen(*names):
         return {name: recipe[name] for name in names}
@@ -38,7 +38,7 @@ def main() -> None:
     device = torch.device("cpu")
     data, validation, test = (load_split(name, device) for name in ("train", "validation", "test"))
     for seed in arguments.seeds:
-        set_up_torch(seed, parameters["ch07"]["num_threads"])
+        set_up_torch(seed, chapter["num_threads"])
         model = build_network(**chosen("network", "widths", "dropout"))
         trainer = Trainer(model, **chosen("optimizer", "learning_rate", "weight_decay", "average_decay"))
         started = time.perf_counter()

@@ -71,10 +71,16 @@ def changed(values: dict, changes: dict) -> dict:
     return {**values, **changes, **inner}
 
 
+def in_small(parameters: dict) -> dict:
+    """Return the parameters with the tuned recipes, and these small."""
+    chapters = [name for name, section in parameters.items() if isinstance(section, dict) and "recipe" in section]
+    return changed(changed(parameters, {name: {"recipe": "tuned"} for name in chapters}), SMALL)
+
+
 def prepare(folder: Path) -> None:
     """Put the stages, small parameters and data into the folder."""
     shutil.copytree("stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    parameters = changed(read_yaml(PARAMS_FILE), SMALL)
+    parameters = in_small(read_yaml(PARAMS_FILE))
     (folder / PARAMS_FILE).write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
     shutil.copy("dvc.yaml", folder)
     shutil.copytree("data/raw", folder / "data/raw")

@@ -5,11 +5,25 @@ import time
 
 import torch
 
+from stages.common.params import PARAMS_FILE, read_yaml
+
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Let the parser take --device, a name for `find_device`."""
     names = ("cpu", "cuda", "mps", "auto")
     parser.add_argument("--device", choices=names, default="cpu", help="auto: the fastest there is")
+
+
+def tuned_chapter(chapter: str) -> dict:
+    """Return a chapter's section of params.yaml, for a benchmark of its tuned recipe on the data prepared for that.
+
+    Raises:
+        SystemExit: with one line, if the chapter has another recipe, for which the data are prepared otherwise.
+    """
+    section = read_yaml(PARAMS_FILE)[chapter]
+    if section["recipe"] != "tuned":
+        raise SystemExit(f"{PARAMS_FILE}: {chapter}.recipe is {section['recipe']}, and this wants the data of tuned")
+    return section
 
 
 def clock(device: torch.device) -> float:

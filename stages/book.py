@@ -15,8 +15,9 @@ from pathlib import Path
 import yaml
 
 from stages.common.files import placed, write_json
-from stages.common.params import PARAMS_FILE, read_yaml
+from stages.common.params import PARAMS_FILE, PIPELINE_FILE, read_yaml
 from stages.params_schema import main as check_parameters
+from stages.repro import use_this_python
 
 NAME = "book"
 # With the book's recipe it trains 54 million weights for 18,000 steps, more than an hour on two cores: `--all` runs it,
@@ -88,12 +89,18 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    if unknown := git("ls-files", "--others", "--exclude-standard", "stages").split():
+        print(f"error: the copy has what git knows, and it doesn't know {unknown[0]}: git add stages", file=sys.stderr)
+        return 1
+    use_this_python()
     dvc = [sys.executable, "-m", "dvc", "exp"]
     # An experiment of this name from an earlier commit may stay; of this one, it is made anew. Stages that ran with the
     # same code, data and parameters before come from DVC's run cache, as everywhere.
     subprocess.run([*dvc, "remove", NAME], capture_output=True)
     head = git("rev-parse", "HEAD").strip()  # while the experiment runs, the workspace may go on
-    status = subprocess.run([*dvc, "run", "--temp", "-n", NAME, *settings])
+    # Named, because the others would be run, too, by the recipes that they have.
+    stages = list(stages_of(set(chapters), read_yaml(PIPELINE_FILE)["stages"]))
+    status = subprocess.run([*dvc, "run", "--temp", "-n", NAME, *settings, *stages])
     if status.returncode:
         return status.returncode
     revision = experiment_revision(NAME, head)

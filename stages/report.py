@@ -149,10 +149,14 @@ def origin() -> str:
 
 
 def recipes() -> dict[str, str]:
-    """Return chapter to the recipe that dvc.lock says its stages ran with."""
+    """Return chapter to the recipe that dvc.lock says its stages ran with: "book, tuned" if not all with the same."""
     stages = read_yaml(LOCK)["stages"].values() if LOCK.exists() else []
-    values = [value for stage in stages for value in stage.get("params", {}).get(PARAMS_FILE, {}).items()]
-    return {name.removesuffix(".recipe"): value for name, value in values if name.endswith(".recipe")}
+    found: dict[str, set[str]] = {}
+    for stage in stages:
+        for name, value in stage.get("params", {}).get(PARAMS_FILE, {}).items():
+            if name.endswith(".recipe"):
+                found.setdefault(name.removesuffix(".recipe"), set()).add(value)
+    return {chapter: ", ".join(sorted(values)) for chapter, values in found.items()}
 
 
 def page() -> str:

@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 from stages.params_schema import main as check_parameters
@@ -56,10 +57,31 @@ def read_parameters_once() -> None:
         param.dpath = SimpleNamespace(**{**vars(param.dpath), "get": straight(param.dpath.get)})
 
 
+def works_in(folder: Path) -> bool:
+    """Return whether DVC will: in a git repository, or where its settings say that it does without."""
+    from dvc.config import Config
+
+    in_git = any((parent / ".git").exists() for parent in (folder, *folder.parents))
+    return in_git or bool(Config.from_cwd()["core"].get("no_scm"))
+
+
+def use_this_python() -> None:
+    """Let the stages' `python` be this one, also where the environment isn't activated."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
 def main() -> int:
     gc.disable()  # there is next to no garbage, and looking for it takes a seventh of the time
     if status := check_parameters():
         return status
+    if not works_in(Path.cwd()):
+        print(
+            "there is no git repository here: clone the project with git; or let DVC do without, and without its "
+            "experiments: dvc config --local core.no_scm true",
+            file=sys.stderr,
+        )
+        return 1
+    use_this_python()
 
     from dvc.cli import main as dvc
 

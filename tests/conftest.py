@@ -2,12 +2,14 @@
 
 import stages  # noqa: F401  # isort: skip  # before NumPy and PyTorch, as in every stage
 
+import hashlib
 import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import pytest_timeout
 import torch
@@ -25,10 +28,20 @@ from stages.common.params import resolve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from mlflow.entities import Run
+    from mlflow.pyfunc import PyFuncModel
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "DATA_MIRROR")
-IN_GIT = (ROOT / ".git").exists() and shutil.which("git") is not None
+VARIABLES = (
+    *("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "DATA_MIRROR"),
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+)
+# The last is where git doesn't trust the folder's owner.
+IN_GIT = (
+    (ROOT / ".git").exists()
+    and shutil.which("git") is not None
+    and subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode == 0
+)
 COLUMNS = ["CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT", "MEDV"]
 
 
@@ -258,9 +271,56 @@ def by_epoch(values: Iterable[float]) -> list[tuple[int, float]]:
     return list(enumerate(map(float, values), start=1))
 
 
+def recorded_runs(workspace: Workspace, chapter: str) -> list["Run"]:
+    """Return the runs of a chapter in the workspace's store."""
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{workspace.path / 'mlflow.db'}")
+    return mlflow.search_runs(experiment_names=[chapter], output_format="list")
+
+
+def figures_of(run: "Run") -> list[str]:
+    """Return the names of the figures that the store has of a run."""
+    import mlflow
+
+    found = mlflow.artifacts.list_artifacts(run_id=run.info.run_id, artifact_path="figures")
+    return sorted(Path(file.path).name for file in found)
+
+
+def load_recorded_model(run: "Run") -> "PyFuncModel":
+    import mlflow
+
+    return mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def running(pid: int) -> bool:
+    """Return whether there is a process `pid` that is not just waiting to be reaped."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_within(pids: list[int], seconds: float) -> bool:
+    """Wait until none of the processes runs; return whether that was so in time."""
+    deadline = time.monotonic() + seconds
+    while any(map(running, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_settings_of_the_users() -> Iterator[None]:
-    """Repositories that tests make are theirs, also under a git hook; and no proxy stands before a server here."""
+    """Repositories that tests make are theirs, also under a git hook; no proxy stands before a server here.
+
+    And the programs that tests start say what they say to users.
+    """
     settings = {"commit.gpgsign": "false", "tag.gpgsign": "false", "core.hooksPath": os.devnull}
     with pytest.MonkeyPatch.context() as patch:
         if shutil.which("git"):
@@ -271,6 +331,8 @@ def no_settings_of_the_users() -> Iterator[None]:
         for number, (key, value) in enumerate(settings.items()):
             patch.setenv(f"GIT_CONFIG_KEY_{number}", key)
             patch.setenv(f"GIT_CONFIG_VALUE_{number}", value)
+        for name in ("PYTHONWARNINGS", "PYTHONDEVMODE", "PYTHONSAFEPATH"):
+            patch.delenv(name, raising=False)
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1,localhost")
         yield

@@ -31,7 +31,7 @@ def test_it_starts_and_names_its_options(program, name, monkeypatch, capsys):
 
 def test_timeseries_ceiling_runs(program, monkeypatch, capsys):
     timeseries_ceiling = program("timeseries_ceiling")
-    parameters = timeseries_ceiling.read_yaml("params.yaml")
+    parameters = timeseries_ceiling.read_yaml(ROOT / "params.yaml")
     small = {"length": 120, "duration": 12.0, "window": 10, "loss_steps": 5, "hidden_size": 4, "epochs": 1}
     parameters["ch06"]["tuned"] |= small
     monkeypatch.setattr(timeseries_ceiling, "read_yaml", lambda path: parameters)
@@ -43,6 +43,26 @@ def test_timeseries_ceiling_runs(program, monkeypatch, capsys):
         assert (noise_level, name, len(r2)) == ("0.20", cell, 2)
         assert float(gap) == pytest.approx((float(first) + float(second)) / 2, abs=1e-4)
         assert float(ceiling) - sum(map(float, r2)) / 2 == pytest.approx(float(gap), abs=2e-4)
+
+
+@pytest.mark.parametrize("name", ["housing_shares", "graph_best_choice", "mnist_first_minute"])
+def test_data_of_another_recipe_are_refused(program, name, monkeypatch, tmp_path):
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("recipe: tuned", "recipe: book"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name])
+    with pytest.raises(SystemExit, match=r"recipe is book, and this wants the data of tuned"):
+        program(name).main()
+
+
+def test_processors_take_the_small_parameters_whatever_the_recipe(program):
+    processors = program("processors")
+    parameters = processors.read_yaml(ROOT / "params.yaml")
+    parameters["ch09"]["recipe"] = "book"
+    small = processors.in_small(parameters)
+    assert small["ch09"]["recipe"] == "tuned" and small["ch09"]["tuned"]["pairs"] == 400
+    assert small["seed"] == parameters["seed"]
+    assert small["ch09"]["tuned"]["beta2"] == parameters["ch09"]["tuned"]["beta2"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")

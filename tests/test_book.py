@@ -78,7 +78,8 @@ class Repository:
         self.metrics = {"metrics/ch02.json": {"loss": 2.0}, "metrics/ch06/rnn.json": {"r2": 0.6}}
         self.metrics["metrics/timings/ch01.json"] = {"mm": 0.5}
         self.lock = {"ch02_train": {"cmd": "book"}, "ch09_train": {"cmd": "tuned"}}
-        shutil.copy(ROOT / "params.yaml", path)
+        for name in ("params.yaml", "dvc.yaml"):
+            shutil.copyfile(ROOT / name, path / name)
         self.git("init", "-q")
         self.commit("start")
 
@@ -132,6 +133,17 @@ def test_numbers_times_and_lock_are_the_experiments(repository):
     removed, run = repository.calls  # an experiment of this name is made anew
     assert removed == ["remove", "book"]
     assert "ch02.recipe=book" in run and "ch09.recipe=book" not in run
+    # The others would run, too, if they weren't left out by name.
+    assert {"ch01_plot", "ch06_train", "ch08_train"} < set(run) and not any("ch09" in argument for argument in run)
+
+
+def test_a_program_that_git_does_not_know_is_one_line(repository, capsys):
+    (repository.path / "stages").mkdir()
+    (repository.path / "stages/new.py").touch()
+    assert book.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "stages/new.py" in line and "git add" in line
+    assert repository.calls == []
 
 
 def test_a_cache_that_dvc_makes_no_temporary_copies_with_is_one_line(repository, capsys):

@@ -86,6 +86,39 @@ def test_modules_imported_are_those_declared(stage):
         assert not re.search(r"importlib|__import__|runpy", file.read_text(encoding="utf-8")), file
 
 
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if TRACKING_MODULE in closure(step_file(stage))])
+def test_what_is_recorded_is_recorded_on_a_fresh_clone(stage):
+    """A stage whose outputs are all in git would be skipped there: nothing of it would come into MLflow."""
+    written = [entry for kind in ("outs", "metrics", "plots") for entry in STAGES[stage].get(kind, [])]
+    options = [next(iter(entry.values())) if isinstance(entry, dict) else {} for entry in written]
+    of_another_machine = all(not option.get("meta", {}).get("deterministic", True) for option in options)
+    assert of_another_machine or any(option.get("cache", True) for option in options)
+
+
+def loaded_at_start(path: Path) -> set[str]:
+    """Return the names that `path`, and every local file that it imports at once, import at once."""
+    names, found, waiting = set(), set(), [path, PACKAGE]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        at_once = ast.Module([node for node in parsed(file).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        waiting += local_imports(at_once)
+        for node in at_once.body:
+            named = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            names |= {name.partition(".")[0] for name in named}
+    return names
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_starts_light(stage):
+    names = loaded_at_start(step_file(stage))
+    assert "mlflow" not in names
+    if stage.endswith(("_download", "_plot")):
+        assert "torch" not in names
+
+
 def test_chapters_import_themselves_and_common_only():
     for file in (ROOT / "stages").glob("*/*.py"):
         allowed = {file.parent.name, "common"}
@@ -292,7 +325,7 @@ def test_reads_that_cannot_be_followed(body):
 def undeclare(tmp_path, monkeypatch):
     """Work in a folder with the real params.yaml and dvc.yaml; the function given takes a parameter from a stage."""
     for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
+        shutil.copyfile(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
 
     def remove(stage: str, parameter: str) -> None:

@@ -126,6 +126,16 @@ def folder(tmp_path, monkeypatch) -> Folder:
     return Folder(tmp_path)
 
 
+def test_a_chapter_that_ran_with_two_recipes_says_so(folder):
+    folder.write("ch02.json", {"loss": 1.0})
+    stages = {
+        f"ch02_{step}": {"params": {"params.yaml": {"ch02.recipe": recipe}}}
+        for step, recipe in (("train", "tuned"), ("evaluate", "book"), ("plot", "tuned"))
+    }
+    (folder.path / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    assert "<code>book, tuned</code>" in report.page()
+
+
 def test_what_the_book_has_no_number_for_is_a_dash(folder):
     folder.write("ch02.json", {"loss": 0.000012345, "count": 12345, "true": True, "parts": {"a": 1.0}, "<b>": 2})
     folder.write("book/ch02.json", {"loss": 1.5, "parts": {"a": 3.0}, "other": 4})

@@ -42,6 +42,23 @@ def test_runs_what_has_changed_and_nothing_else(repository):
     assert unknown.returncode != 0 and "no_such_stage" in unknown.stderr
 
 
+def test_without_a_repository_it_says_what_to_do(repository):
+    (repository.path / ".git").rename(repository.path / "no repository")
+    refused = make_repro(repository, TARGET)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("there is no git repository here: clone the project")
+    repository.run(*line.rpartition(": ")[2].split())  # the command that it names
+    done = make_repro(repository, TARGET)
+    assert done.returncode == 0 and "Running stage 'ch06_generate'" in done.stdout
+
+
+def test_stages_run_with_the_same_python_without_activation(repository):
+    repository.environment["PATH"] = os.defpath
+    done = make_repro(repository, TARGET)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_wrong_parameter_is_one_line_before_anything_runs(repository):
     path = repository.path / "params.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("noise_level: 0.1", "noise_level: loud"), encoding="utf-8")

@@ -1,9 +1,11 @@
 """Set-up: what is installed from where, when it is done already, and what is said where it can't be done."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,15 @@ def set_up(tmp_path, monkeypatch):
         return list(commands)
 
     return main
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has copies")
+def test_the_environments_python_is_a_link(tmp_path, monkeypatch):
+    create = venv.create
+    monkeypatch.setattr(venv, "create", lambda path, **options: create(path, **{**options, "with_pip": False}))
+    monkeypatch.setattr(setup_environment, "ENVIRONMENT", tmp_path / ".venv")
+    setup_environment.create_environment()
+    assert (tmp_path / ".venv/bin/python").is_symlink()
 
 
 def packages(text: str) -> set[str]:

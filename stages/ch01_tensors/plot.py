@@ -1,7 +1,7 @@
 """Draw the figures of chapter 1 that don't depend on the clock: fig. 3, and the rounding errors of the products.
 
-In: data/evaluated/ch01/arrays.npz, metrics/ch01.json. Out: metrics/plots/ch01/{tensors,rounding}.png, and the same
-figures and the metrics in MLflow.
+In: data/evaluated/ch01/arrays.npz, metrics/ch01.json. Out: metrics/plots/ch01/{tensors,rounding}.png and their hashes,
+and the same figures and the metrics in MLflow.
 """
 
 from stages.common import tracking
@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from stages.common.figures import BLUE, GREEN, RED, new_figure, save_figure
+from stages.common.figures import BLUE, GREEN, RED, new_figure, save_figure, write_recorded
 from stages.common.files import read_json
 from stages.common.params import declared_parameters
 
@@ -73,13 +73,15 @@ def main() -> None:
     plot_tensors({name: arrays[name] for name in ("vector", "matrix", "cube")}, PLOTS / "tensors.png")
     plot_rounding(arrays["sizes"], {name: arrays[name] for name in LABELS}, PLOTS / "rounding.png")
 
+    figures = [PLOTS / "tensors.png", PLOTS / "rounding.png"]
     tracking.record_results(
         "ch01_plot",
         ARRAYS,
         metrics=read_json("metrics/ch01.json"),
         parameters={"recipe": parameters.ch01.recipe, "matrices": matrices},
-        figures=[PLOTS / "tensors.png", PLOTS / "rounding.png"],
+        figures=figures,
     )
+    write_recorded("data/recorded/ch01.json", figures)
 
 
 if __name__ == "__main__":

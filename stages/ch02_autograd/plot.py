@@ -1,7 +1,7 @@
 """Draw the figures of chapter 2: the graph of fig. 9, and the descents with the tables of figs. 20 and 23.
 
 In: data/evaluated/ch02/{graph.json,descent.npz}, metrics/ch02.json, the weights (only to find their run in MLflow).
-Out: metrics/plots/ch02/*.png, and the same figures and the metrics in MLflow.
+Out: metrics/plots/ch02/*.png and their hashes, and the same figures and the metrics in MLflow.
 """
 
 from stages.common import tracking
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.ch02_autograd.book_tables import FIG_20, FIG_23
-from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure
+from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure, write_recorded
 from stages.common.files import read_json
 from stages.common.params import declared_parameters
 
@@ -90,13 +90,15 @@ def main() -> None:
         plot_descents(dict(descent), recipe.gradient, PLOTS / "descent.png")
     plot_graph(read_json("data/evaluated/ch02/graph.json"), PLOTS / "graph.png")
 
+    figures = sorted(PLOTS.glob("[!.]*.png"))
     tracking.record_results(
         "ch02_plot",
         Path("data/models/ch02/weights.safetensors"),
         metrics=read_json("metrics/ch02.json"),
         parameters=recipe.select("difference_step"),
-        figures=sorted(PLOTS.glob("[!.]*.png")),
+        figures=figures,
     )
+    write_recorded("data/recorded/ch02.json", figures)
 
 
 if __name__ == "__main__":

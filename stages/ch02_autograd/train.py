@@ -112,14 +112,10 @@ def main() -> None:
         save_file({way: run["weight"][-1:] for way, run in ways.items()}, path)
     history = {name: values.tolist() for name, values in ways["autograd"].items()}
     write_history("metrics/history/ch02.csv", history)
-
-    fixed = {"seed": parameters.seed, **parameters.ch02.select("recipe", "num_threads")}
-    options = recipe.select("initial_weight", "gradient", "learning_rate", "numpy_iterations", "autograd_iterations")
     tracking.record_training(
         "ch02_train",
         None,
         MODEL,
-        parameters={**fixed, **options},
         history=history,
         datasets={"ch02_line": Path(LINE)},
         started=started,

@@ -1,8 +1,8 @@
 """Draw the figures of chapter 3 (figs. 25, 26, 29, 30, 35), and the decision regions of exclusive or.
 
 In: data/raw/ch03/patterns.npz, data/evaluated/ch03/{training,figures}.npz, metrics/ch03.json, metrics/history/ch03.csv,
-the weights (only to find their run in MLflow). Out: metrics/plots/ch03/*.png, and the same figures and the metrics in
-MLflow.
+the weights (only to find their run in MLflow). Out: metrics/plots/ch03/*.png and their hashes, and the same
+figures and the metrics in MLflow.
 """
 
 from stages.common import tracking
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.ch03_perceptrons.generate import PATTERNS
-from stages.common.figures import BLUE, GREEN, RED, curve_marker, new_figure, save_figure
+from stages.common.figures import BLUE, GREEN, RED, curve_marker, new_figure, save_figure, write_recorded
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -142,13 +142,15 @@ def main() -> None:
     rates = {"sgd": recipe.sgd_rate, "adam": recipe.adam_rate, "adagrad": recipe.adagrad_rate}
     plot_optimizers(read_history("metrics/history/ch03.csv"), rates, PLOTS / "optimizers.png")
 
+    figures = sorted(PLOTS.glob("[!.]*.png"))
     tracking.record_results(
         "ch03_plot",
         Path("data/models/ch03/networks.safetensors"),
         metrics=metrics,
         parameters=recipe.select("activation_points", "softmax_dim"),
-        figures=sorted(PLOTS.glob("[!.]*.png")),
+        figures=figures,
     )
+    write_recorded("data/recorded/ch03.json", figures)
 
 
 if __name__ == "__main__":

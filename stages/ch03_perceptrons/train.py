@@ -223,13 +223,10 @@ def main() -> None:
     with placed(MODEL) as path:
         save_file({name: value.contiguous() for name, value in weights.items()}, path)
     write_history("metrics/history/ch03.csv", history)
-
-    fixed = {"seed": seed, **parameters.ch03.select("recipe", "num_threads")}
     tracking.record_training(
         "ch03_train",
         None,
         MODEL,
-        parameters=fixed,
         history=history,
         datasets={"ch03_patterns": Path(PATTERNS)},
         started=started,

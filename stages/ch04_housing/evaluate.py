@@ -25,6 +25,7 @@ from stages.common.arrays import save_arrays
 from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import rounded, write_json
 from stages.common.params import declared_parameters
+from stages.common.progress import progress
 
 PREDICTIONS = "data/evaluated/ch04/predictions.npz"
 
@@ -65,7 +66,7 @@ def peer_predictions(
     """Return for each regressor the prices (fits, rows) that it gives after fitting each of `train_rows`."""
     jobs = [(peer, rows) for peer in peers.values() for rows in train_rows]
     fit = partial(fitted_predictions, features=features, prices=prices)
-    found = list(in_processes(fit, jobs, processes))
+    found = list(progress(in_processes(fit, jobs, processes), "ch04 peers", total=len(jobs)))
     return dict(zip(peers, np.array(found).reshape(len(peers), len(train_rows), -1), strict=True))
 
 

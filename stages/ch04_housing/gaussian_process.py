@@ -85,7 +85,8 @@ def kernel(
 
 def same_group(left: torch.Tensor, right: torch.Tensor, grouped: Sequence[int]) -> torch.Tensor:
     """Return (Q, N): true where a row of left (Q, F) and one of right (N, F) have the same values of `grouped`."""
-    same = torch.ones(len(left), len(right), dtype=torch.bool)
+    # Not len(), for which an exported model would take batches of one size alone.
+    same = torch.ones(left.shape[0], right.shape[0], dtype=torch.bool)
     for feature in grouped:
         same &= left[:, feature, None] == right[:, feature]
     return same

@@ -1,7 +1,7 @@
 """Draw the figures of chapter 4 (figs. 38, 42, 45).
 
 In: the raw table, the loss history, the first run's predictions, the metrics, the model (only to find its run in
-MLflow). Out: metrics/plots/ch04/*.png, and the same figures in MLflow.
+MLflow). Out: metrics/plots/ch04/*.png and their hashes, and the same figures in MLflow.
 """
 
 from stages.common import tracking
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stages.common.figures import BLUE, GREY, RED, curve_marker, new_figure, save_figure
+from stages.common.figures import BLUE, GREY, RED, curve_marker, new_figure, save_figure, write_recorded
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -63,9 +63,9 @@ def main() -> None:
         pairs = {name: (arrays[name], arrays[f"{name}_predictions"]) for name in ("train", "test")}
     plot_predictions(pairs, read_json("metrics/ch04.json")["r2"], PLOTS / "predictions.png")
 
-    tracking.record_results(
-        "ch04_plot", Path("data/models/ch04/runs.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png"))
-    )
+    figures = sorted(PLOTS.glob("[!.]*.png"))
+    tracking.record_results("ch04_plot", Path("data/models/ch04/runs.safetensors"), figures=figures)
+    write_recorded("data/recorded/ch04.json", figures)
 
 
 if __name__ == "__main__":

@@ -223,15 +223,14 @@ def main() -> None:
     model, history = trained["runs"]
     write_history(HISTORY, history)
 
-    fixed = {"seed": parameters.seed, **chapter.select("recipe", "runs", "num_threads")}
     tracking.record_training(
         "ch04_train",
         None,
         MODELS / "runs.safetensors",
-        parameters={**fixed, **shape, **shape_parameters, **options},
         history=history,
         datasets={"ch04_housing": Path(HOUSING)},
         started=started,
+        parameters={**shape, **shape_parameters},
         model=model.first_run().eval(),
         example=features[:2].float().numpy(),
     )

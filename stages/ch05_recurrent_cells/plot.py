@@ -1,7 +1,8 @@
 """Draw the figures of chapter 5: what the cells recall by length, how far their gradients reach (fig. 49), and losses.
 
 In: metrics/ch05/<cell>.json, metrics/history/ch05/<cell>.csv, data/evaluated/ch05/gradients.npz, the weights (only to
-find their runs in MLflow). Out: metrics/plots/ch05/*.png, and the same figures and the metrics in MLflow.
+find their runs in MLflow). Out: metrics/plots/ch05/*.png and their hashes, and the same figures and the
+metrics in MLflow.
 """
 
 from stages.common import tracking
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.figures import BLUE, GREEN, GREY, RED, curve_marker, new_figure, save_figure
+from stages.common.figures import BLUE, GREEN, GREY, RED, curve_marker, new_figure, save_figure, write_recorded
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -74,13 +75,15 @@ def main() -> None:
         plot_gradients(dict(norms), PLOTS / "gradients.png")
     plot_losses({cell: read_history(f"metrics/history/ch05/{cell}.csv") for cell in CELLS}, lengths, PLOTS / "loss.png")
 
+    figures = sorted(PLOTS.glob("[!.]*.png"))
     for cell in CELLS:
         tracking.record_results(
             "ch05_plot",
             Path(f"data/models/ch05/{cell}.safetensors"),
             metrics=metrics[cell],
-            figures=sorted(PLOTS.glob("[!.]*.png")),
+            figures=figures,
         )
+    write_recorded("data/recorded/ch05.json", figures)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Draw the figures of chapter 6 (figs. 56, 63, 65, 66).
 
 In: the series, both cells' histories and forecasts, the comparison of noise levels, both models (only to find their
-runs in MLflow). Out: metrics/plots/ch06/*.png, and the same figures in MLflow.
+runs in MLflow). Out: metrics/plots/ch06/*.png and their hashes, and the same figures in MLflow.
 """
 
 from stages.common import tracking
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.ch06_timeseries.generate import SERIES
-from stages.common.figures import BLUE, GREY, RED, curve_marker, new_figure, save_figure
+from stages.common.figures import BLUE, GREY, RED, curve_marker, new_figure, save_figure, write_recorded
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -83,10 +83,10 @@ def main() -> None:
         PLOTS / "noise_levels.png",
     )
 
+    figures = sorted(PLOTS.glob("[!.]*.png"))
     for cell in CELLS:
-        tracking.record_results(
-            "ch06_plot", Path(f"data/models/ch06/{cell}.safetensors"), figures=sorted(PLOTS.glob("[!.]*.png"))
-        )
+        tracking.record_results("ch06_plot", Path(f"data/models/ch06/{cell}.safetensors"), figures=figures)
+    write_recorded("data/recorded/ch06.json", figures)
 
 
 if __name__ == "__main__":

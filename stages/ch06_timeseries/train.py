@@ -88,16 +88,14 @@ def main() -> None:
     with placed(model_path(cell)) as path:
         save_file(model.state_dict(), path)
     write_history(f"metrics/history/ch06/{cell}.csv", history)
-
-    fixed = {"seed": parameters.seed, **parameters.ch06.select("recipe", "num_threads")}
     tracking.record_training(
         "ch06_train",
         cell,
         model_path(cell),
-        parameters={**fixed, **shape, **options},
         history=history,
         datasets={"ch06_windows": Path(WINDOWS)},
         started=started,
+        parameters={"cell": cell},
         model=model.eval(),
         example=inputs[:2].numpy(),
     )

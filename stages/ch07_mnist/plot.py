@@ -1,7 +1,7 @@
 """Draw the figures of chapter 7: learning curves, confusion, mistakes, and what the first layer sees (fig. 72).
 
 In: the history, the predictions, the metrics, the prepared pictures, the model (only to find its run in MLflow).
-Out: metrics/plots/ch07/*.png, and the same figures in MLflow.
+Out: metrics/plots/ch07/*.png and their hashes, and the same figures in MLflow.
 """
 
 from stages.common import tracking
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.ch07_mnist.preprocess import MNIST
-from stages.common.figures import BLUE, RED, new_figure, save_figure
+from stages.common.figures import BLUE, RED, new_figure, save_figure, write_recorded
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -112,12 +112,14 @@ def main() -> None:
     plot_mistakes(images, labels, probabilities, PLOTS / "mistakes.png")
     plot_feature_maps(images[0], filters, maps, PLOTS / "feature_maps.png")
 
+    figures = sorted(PLOTS.glob("[!.]*.png"))
     tracking.record_results(
         "ch07_plot",
         Path("data/models/ch07/network.safetensors"),
         parameters=recipe.select("shifted_views"),  # as the evaluation: a model may have been evaluated more than once
-        figures=sorted(PLOTS.glob("[!.]*.png")),
+        figures=figures,
     )
+    write_recorded("data/recorded/ch07.json", figures)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from stages.ch07_mnist.preprocess import MNIST
 from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from stages.common.devices import find_device, set_up_torch
 from stages.common.files import check_history, placed, write_history
-from stages.common.optimizers import SGD, Adadelta
+from stages.common.optimizers import SGD, Adadelta, rate_share
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
 
@@ -35,11 +35,6 @@ HISTORY = "metrics/history/ch07.csv"
 PICTURES_PER_FORWARD = 500  # when nothing is learned: few enough to stay in the processor's cache
 MOMENTUM = 0.9  # of SGD
 STEPS_PER_AVERAGE = 5  # between two updates of the running average, which costs a pass over the weights
-
-
-def rate_share(done: float, warmup: float) -> float:
-    """Return the learning rate's share when the share `done` of the steps is done: up in `warmup`, then down to 0."""
-    return done / warmup if done < warmup else (1 - done) / (1 - warmup)
 
 
 @torch.inference_mode()
@@ -99,9 +94,8 @@ class Trainer:
         self.model.train()
         for index, batch in enumerate(progress(batches, f"ch07 epoch {self.epochs_done + 1}/{epochs}")):
             step = self.epochs_done * len(batches) + index
-            if schedule == "linear":
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.learning_rate * rate_share(step / (epochs * len(batches)), warmup)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate * rate_share(step / (epochs * len(batches)), schedule, warmup)
             inputs = augment(images[batch], transform)
             with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = self.model(inputs)
@@ -205,12 +199,10 @@ def main() -> None:
 
     model = build_network(**shape)
     model.load_state_dict(trainer.best)
-    fixed = {**parameters.select("seed", "device"), **parameters.ch07.select("recipe", "num_threads")}
     tracking.record_training(
         "ch07_train",
         None,
         MODEL,
-        parameters={**fixed, **shape, **optimization, **options, **augmentation},
         history=trainer.history,
         datasets={"ch07_mnist": Path(MNIST)},
         started=trainer.started,

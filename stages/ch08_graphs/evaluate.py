@@ -28,6 +28,7 @@ from stages.common.devices import set_up_torch
 from stages.common.files import rounded, write_json
 from stages.common.memory import keep_freed_memory
 from stages.common.params import declared_parameters
+from stages.common.progress import progress
 
 RESULTS = "data/evaluated/ch08/results.npz"
 TRAINED = ("mlp", "dense", "gcn", "sage", "gat", "gin", "cheb", "best")
@@ -127,7 +128,7 @@ def main() -> None:
     kept["hidden"] = hidden[:, 0].numpy()
     beside = ThreadPoolExecutor(1)
     embedding = beside.submit(embed, kept["hidden"], seed)  # takes as long as all the rest
-    for layer in (*TRAINED, FLOOR):
+    for layer in progress((*TRAINED, FLOOR), "ch08 evaluated"):
         weights = {group: group_weights(saved[layer], group) for group in GROUPS} if layer in saved else {}
         runs = {group: len(own["1.bias"]) for group, own in weights.items()} or counts
         parts = {group: parts_of(arrays, group, runs[group]) for group in GROUPS}

@@ -1,8 +1,8 @@
 """Draw the figures of chapter 8 (figs. 78, 81, 82), and what its networks learned.
 
 In: data/prepared/ch08/graph.npz, data/evaluated/ch08/results.npz, metrics/ch08/<layer>.json, metrics/history/ch08/, the
-weights (only to find their runs in MLflow). Out: metrics/plots/ch08/*.png, and the same figures and the metrics in
-MLflow.
+weights (only to find their runs in MLflow). Out: metrics/plots/ch08/*.png and their hashes, and the same
+figures and the metrics in MLflow.
 """
 
 from stages.common import tracking
@@ -18,7 +18,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
-from stages.common.figures import BLUE, GREEN, GREY, RED, curve_marker, new_figure, save_figure
+from stages.common.figures import BLUE, GREEN, GREY, RED, curve_marker, new_figure, save_figure, write_recorded
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -229,13 +229,15 @@ def main() -> None:
     plot_computation(arrays, node, PLOTS / "computation.png")
     plot_adjacency(arrays, PLOTS / "adjacency.png")
 
+    figures = sorted(PLOTS.glob("[!.]*.png"))
     for layer in TRAINED:
         tracking.record_results(
             "ch08_plot",
             Path(f"data/models/ch08/{layer}.safetensors"),
             metrics=read_json(f"metrics/ch08/{layer}.json"),
-            figures=sorted(PLOTS.glob("[!.]*.png")) if layer == "gcn" else [],
+            figures=figures if layer == "gcn" else [],
         )
+    write_recorded("data/recorded/ch08.json", figures)
 
 
 if __name__ == "__main__":

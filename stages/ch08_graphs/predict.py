@@ -14,12 +14,27 @@ RESULTS = Path("data/evaluated/ch08/results.npz")
 USAGE = "usage: python -m stages.ch08_graphs.predict PAPER_ID [LAYER]"
 
 
+def edges_of_graph(graph: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the edges, and one of each node to itself, as sorted pairs (edges, 2)."""
+    degrees = np.diff(graph["adjacency_indptr"])
+    nodes = np.arange(len(degrees))
+    edges = np.stack([np.repeat(nodes, degrees), graph["adjacency_indices"]], axis=1)
+    return np.unique(np.concatenate([edges, np.stack([nodes, nodes], axis=1)]), axis=0)
+
+
+def edges_of_results(results: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the edges of the graph that the results are of, as `edges_of_graph` gives them."""
+    return np.unique(np.stack([results["edge_targets"], results["edge_sources"]], axis=1), axis=0)
+
+
 def described(paper: int, layer: str, graph: dict[str, np.ndarray], results: dict[str, np.ndarray]) -> str:
     """Return the class probabilities of a paper, the true class, and which part of the public split it is in.
 
     Raises:
-        ValueError: with one line, if there is no such paper or layer.
+        ValueError: with one line, if there is no such paper or layer, or the results are of another graph.
     """
+    if not np.array_equal(edges_of_graph(graph), edges_of_results(results)):
+        raise ValueError(f"{RESULTS} is of another graph than {GRAPH}: run dvc repro ch08_evaluate")
     layers = sorted(name.removesuffix("_predictions") for name in results if name.endswith("_predictions"))
     if layer not in layers:
         raise ValueError(f"there is no layer {layer}; there are {', '.join(layers)}")

@@ -252,19 +252,15 @@ def main() -> None:
     }
     write_history(f"metrics/history/ch08/{layer}.csv", history, recipe.validate_every)
 
-    fixed = {"seed": seed, "layer": name, **parameters.ch08.select("recipe", "num_threads"), **runs}
     tracking.record_training(
         "ch08_train",
         layer,
         model_path(layer),
-        parameters={
-            **fixed,
-            **shape,
-            **{key: value for key, value in options.items() if key != "best_options"},
-        },
         history=history,
         datasets={"ch08_cora": Path(GRAPH)},
         started=started,
+        # The declared ones are those of all layers; `best` has some of its own in their places.
+        parameters={"layer": name, **runs, **shape, **{key: options[key] for key in options if key != "best_options"}},
         every=recipe.validate_every,
     )
 

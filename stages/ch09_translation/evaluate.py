@@ -152,10 +152,10 @@ def main() -> int:
         print(f"error: all {len(sources)} test texts have {translator.longest} tokens or more", file=sys.stderr)
         return 1
     translator.bfloat16 = takes_bfloat16(recipe.precision, device)
-    by_network = translations = translator.translate(sources, **search)
+    by_network = translations = translator.translate(sources, **search, label="ch09 by the network")
     if options["memory_pairs"]:
         translator.memory = memory
-        translations = translator.translate(sources, **search)
+        translations = translator.translate(sources, **search, label="ch09 with the memory")
     remembered = [known_translations[number] for (number,) in memory.texts.nearest(sources)]
     metrics = measure(sources, references, translations, by_network, remembered)
     metrics["token_accuracy"] = token_accuracy(

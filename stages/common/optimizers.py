@@ -10,6 +10,16 @@ import torch
 from stages.common.roots import square_root
 
 
+def rate_share(done: float, schedule: str, warmup: float) -> float:
+    """Return the learning rate's share when the share `done` of the training is done.
+
+    It rises in `warmup`; then "linear" has it fall to 0, and "constant" keeps it.
+    """
+    if done < warmup:
+        return done / warmup
+    return (1 - done) / (1 - warmup) if schedule == "linear" else 1.0
+
+
 class _Light:
     """An optimizer's methods without the import of PyTorch's compiler, which nothing here uses.
 

@@ -10,6 +10,7 @@ id in a DVC output would make that output different from run to run.
 import gc
 import os
 import signal
+import sys
 
 if __name__ == "__main__":
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # what ends the stage ends this one, too, but not in mid-writing
@@ -20,16 +21,23 @@ if __name__ == "__main__":
     ANSWERS = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
+from stages.common.dependencies import parameters_at_start, parameters_behind, refuse_if_changed, remember
+
+if __name__ == "__main__":
+    remember(sys.argv[1])  # before MLflow is loaded, which takes as long as some stages do
+
 import contextlib
+import getpass
 import json
 import logging
 import pickle
+import sqlite3
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import traceback
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -49,25 +57,16 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from stages.common.files import file_hash
-from stages.common.params import (
-    PARAMS_FILE,
-    PIPELINE_FILE,
-    dependency_hashes,
-    main_root,
-    read_yaml,
-    resolve,
-    value_at,
-)
+from stages.common.params import dependency_hashes, main_root
+from stages.common.store import ARTIFACTS, STORE, follow_the_folder
 
 METRICS_PER_BATCH = 1000  # MLflow refuses larger batches
 MODEL_TAG = "model_sha256"
 STAGE_TAG = "dvc.stage"  # that trained the run's model
 EXPERIMENT_TAG = "dvc.experiment"
-OF_THE_STORE = {"mlflow", "requests", "sqlalchemy"}  # packages whose errors say what is wrong with a store
+WORKSPACE_TAG = "dvc.workspace"  # an identifier of the checkout, of which several may record on one server
+OF_THE_STORE = {"mlflow", "requests", "sqlalchemy", "sqlite3"}  # packages whose errors say what is wrong with a store
 SECONDS_FOR_AN_ANSWER = 5.0  # of a server, before a stage begins
-
-# Stage to its parameters when it began: params.yaml may be another by the time that there is something to record.
-parameters_at_start: dict[str, dict[str, object]] = {}
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -77,17 +76,18 @@ def record_training(
     stage: str,
     variant: str | None,
     model_file: Path,
-    parameters: Mapping[str, object],
     history: Mapping[str, Sequence[float]],
     datasets: Mapping[str, Path],
     started: float,
     ended: float,
+    parameters: Mapping[str, object] | None = None,
     model=None,
     example: np.ndarray | tuple[list, dict] | None = None,
     artifacts: Mapping[str, Path] | None = None,
     every: int = 1,
 ) -> str:
     """As tracking.record_training; `ended` is the `time.time()` at which it was called."""
+    refuse_if_changed(stage)
     declared = parameters_at_start.get(stage) or parameters_behind(stage)
     client, experiment_id = _open_experiment(stage)
     name = "-".join(filter(None, [os.environ.get("DVC_EXP_NAME", "repro"), variant]))
@@ -96,7 +96,7 @@ def record_training(
     with mlflow.start_run(run_id=run.info.run_id):
         client.log_batch(
             run.info.run_id,
-            params=[Param(key, str(value)) for key, value in {**declared, **parameters}.items()],
+            params=[Param(key, str(value)) for key, value in {**declared, **(parameters or {})}.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
         _log_history(client, run.info.run_id, history, every)
@@ -124,6 +124,7 @@ def record_results(
     figures: Sequence[Path] = (),
 ) -> str:
     """As tracking.record_results."""
+    refuse_if_changed(stage)
     client, experiment_id = _open_experiment(stage)
     written = {key: str(value) for key, value in (parameters or {}).items()}
     run_id = _run_of_results(client, experiment_id, file_hash(model_file, "sha256"), written)
@@ -134,49 +135,21 @@ def record_results(
     return run_id
 
 
-def parameters_behind(stage: str) -> dict[str, object]:
-    """Return the parameters that `stage`, and those of its chapter before it, declare: all that its result depends on.
-
-    Their names are without chapter and recipe: `window` for `ch06.tuned.window`.
-    """
-    values, stages = read_yaml(PARAMS_FILE), read_yaml(PIPELINE_FILE)["stages"]
-    makers = {
-        path: name
-        for name, entry in stages.items()
-        for kind in ("outs", "metrics", "plots")
-        for path in _paths(entry, kind)
-    }
-    found, left = {}, [stage]
-    while left:
-        entry = stages.get(left.pop(), {})  # a run may be of a stage that is no longer there
-        names = (resolve(name, values) for name in entry.get("params", []))
-        found |= {name.split(".")[-1]: value_at(name, values) for name in names}
-        left += [makers[path] for path in _paths(entry, "deps") if path in makers]
-    return found
-
-
-def _paths(entry: dict, kind: str) -> list[str]:
-    """Return the paths that a stage in dvc.yaml has under `kind`, of all variants; each may be a mapping to options."""
-    paths = [path if isinstance(path, str) else next(iter(path)) for path in entry.get(kind, [])]
-    for key, variants in entry.get("matrix", {}).items():
-        paths = [path.replace(f"${{item.{key}}}", variant) for path in paths for variant in variants]
-    return paths
-
-
 def _run_of_results(
     client: mlflow.MlflowClient, experiment_id: str, model_hash: str, parameters: Mapping[str, str]
 ) -> str:
     """Return the id of the run that results of a model go to.
 
     That is a run that trained the very bytes, of the present DVC experiment if this is one, unless it has other values
-    of the parameters already. Where a model is evaluated anew without training, in another experiment or with other
-    parameters, there is none: then it is a new run, with the parameters of the training, so that the first results
-    stay as they are and both can be compared.
+    of the parameters already. Where a model is evaluated anew without training, in another experiment or checkout or
+    with other parameters, there is none: then it is a new run, with the parameters of the training, so that the first
+    results stay as they are and both can be compared.
 
     The same bytes may have been trained more than once, where a parameter made no difference to them. Then the training
     with the present parameters counts, or that with the most of them, and among equals the newest.
     """
     name = os.environ.get("DVC_EXP_NAME", "")
+    shared = bool(os.environ.get("MLFLOW_TRACKING_URI"))  # else all runs are this checkout's
 
     def elsewhere(run: Run) -> bool:
         return run.data.tags.get(EXPERIMENT_TAG, "") != name
@@ -191,7 +164,8 @@ def _run_of_results(
     fitting = [
         run
         for run in runs
-        if not (name and elsewhere(run))
+        if not (shared and run.data.tags.get(WORKSPACE_TAG) not in (None, _workspace()))
+        and not (name and elsewhere(run))
         and all(run.data.params.get(key, value) == value for key, value in parameters.items())
     ]
     if fitting:
@@ -201,7 +175,7 @@ def _run_of_results(
     run = client.create_run(
         experiment_id,
         run_name="-".join(filter(None, [name or "repro", variant])),
-        tags={MODEL_TAG: model_hash, EXPERIMENT_TAG: name},
+        tags={MODEL_TAG: model_hash, EXPERIMENT_TAG: name, **_recorded_by()},
     )
     if trained:
         kept = {key: value for key, value in trained.params.items() if key not in parameters}
@@ -213,7 +187,7 @@ def _run_of_results(
 def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
     root, chapter = main_root(), stage.split("_")[0]
     named = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = _in_folder(named or "sqlite:///mlflow.db", root)
+    uri = _in_folder(named or f"sqlite:///{STORE}", root)
     mlflow.set_tracking_uri(uri)
     if not named:
         os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it, and the next call would take it for the user's
@@ -221,9 +195,11 @@ def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
     with FileLock(root / ".mlflow.lock"):
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(chapter)
+        if uri == _in_folder(f"sqlite:///{STORE}", root):
+            follow_the_folder(root)
         if experiment is None:
             # Without a location of its own, an experiment made in a temporary workspace keeps its artifacts there.
-            location = (root / "mlartifacts" / chapter).as_uri() if uri.startswith("sqlite:") else None
+            location = (root / ARTIFACTS / chapter).as_uri() if uri.startswith("sqlite:") else None
             try:
                 return client, client.create_experiment(chapter, artifact_location=location)
             except MlflowException:  # a writer on another machine was first
@@ -291,7 +267,7 @@ def _log_program(program: Path, artifacts: Mapping[str, Path], example: tuple[li
         artifacts={name: str(path) for name, path in artifacts.items()},
         code_paths=["stages"],
         input_example=example,
-        pip_requirements=_pinned("mlflow", "safetensors", "tokenizers", "torch"),  # MLflow brings the rest
+        pip_requirements=_pinned("mlflow", "psutil", "safetensors", "tokenizers", "torch"),  # MLflow brings the rest
     )
 
 
@@ -304,12 +280,37 @@ def _provenance(stage: str, variant: str | None) -> dict[str, str]:
     tags = {
         STAGE_TAG: os.environ.get("DVC_STAGE", f"{stage}@{variant}" if variant else stage),
         EXPERIMENT_TAG: os.environ.get("DVC_EXP_NAME", ""),
+        **_recorded_by(),
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "dvc.dependencies": json.dumps(dependency_hashes(stage, variant)),
         "git.dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
     }
     revision = _git("rev-parse", "HEAD")
     return {**tags, "mlflow.source.git.commit": revision} if revision else tags
+
+
+def _recorded_by() -> dict[str, str]:
+    """Return tags that tell whose run it is: on a server of a class, equal parameters give everybody equal models."""
+    tags = {WORKSPACE_TAG: _workspace()}
+    with contextlib.suppress(OSError, KeyError, ImportError):  # a number of a user without a name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _workspace() -> str:
+    """Return this checkout's identifier: a random one, which stays in a file that git doesn't hold.
+
+    The checkout's path is there, too, so that a copy on the same machine gets another.
+    """
+    root = main_root()
+    path = root / ".dvc" / "tmp" / "mlflow_workspace"
+    with FileLock(root / ".mlflow.lock"):
+        kept = path.read_text(encoding="utf-8").partition(" ") if path.exists() else ("", "", "")
+        if kept[2] != str(root):
+            kept = (uuid.uuid4().hex, " ", str(root))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(kept), encoding="utf-8")
+        return kept[0]
 
 
 def _git(*arguments: str) -> str:
@@ -334,14 +335,15 @@ def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
         threading.Thread(target=_leave_with, args=(parent, busy), daemon=True).start()
     # Ahead of time what takes long at the first time. What is wrong is found again, and told, when there is something
     # to record.
-    with contextlib.suppress(Exception):
-        parameters_at_start[stage] = parameters_behind(stage)
     with busy, contextlib.suppress(Exception):
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
         if uri.startswith("http"):  # a server has nothing to be opened here
             _warn_of_silent_server(uri)
         elif not uri:
-            _open_experiment(stage)
+            try:
+                _open_experiment(stage)
+            except (MlflowException, sqlite3.Error) as error:  # such as one of another version of MLflow
+                _warn(STORE, str(error))
         if model == "module":
             _rehearse()
         elif model == "program":
@@ -354,6 +356,8 @@ def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
         with busy:
             try:
                 answer = ("done", FUNCTIONS[function](*arguments, **options))
+            except SystemExit as end:
+                answer = ("refused", str(end))
             except Exception as error:
                 if type(error).__module__.split(".")[0] not in OF_THE_STORE:
                     traceback.print_exc()
@@ -369,12 +373,13 @@ def _warn_of_silent_server(uri: str) -> None:
     try:
         requests.get(uri, timeout=SECONDS_FOR_AN_ANSWER, stream=True).close()
     except requests.RequestException as error:
-        print(
-            f"MLFLOW_TRACKING_URI: no answer there ({type(error).__name__}); "
-            "the stage goes on, and fails if there is none when it has something to record",
-            file=sys.stderr,
-            flush=True,
-        )
+        _warn("MLFLOW_TRACKING_URI", f"no answer there ({type(error).__name__})")
+
+
+def _warn(store: str, reason: str) -> None:
+    reason = " ".join(reason.split()).rstrip(".")
+    line = f"{store}: {reason}; the stage goes on, and fails if that is so when it has something to record"
+    print(line, file=sys.stderr, flush=True)
 
 
 def _rehearse() -> None:

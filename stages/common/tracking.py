@@ -59,10 +59,10 @@ def record_training(
     stage: str,
     variant: str | None,
     model_file: Path,
-    parameters: Mapping[str, object],
     history: Mapping[str, Sequence[float]],
     datasets: Mapping[str, Path],
     started: float,
+    parameters: Mapping[str, object] | None = None,
     model=None,
     example=None,
     artifacts: Mapping[str, Path] | None = None,
@@ -74,11 +74,11 @@ def record_training(
         stage: name in dvc.yaml, such as "ch06_train"; the chapter before "_" names the MLflow experiment.
         variant: which of a matrix, such as "rnn", or None.
         model_file: the trained weights as they lie in the stage's outputs.
-        parameters: names and values, beside those that this stage and the ones before it declare; where both have a
-            name, these count.
         history: metric name to its values after every so many epochs, first epoch first; `every` says how many.
         datasets: name to file; the digest is the MD5 that DVC knows the file by.
         started: `time.time()` at the start of training.
+        parameters: names and values that are not in params.yaml under these names, such as a cell or a computed size.
+            All that this stage and the ones before it declare is recorded anyway; where both have a name, these count.
         model: the torch.nn.Module in evaluation mode; or the path of a program that gives MLflow a model made of
             `artifacts` (mlflow.models.set_model). It is logged with a signature. None logs no model.
         example: what the signature is taken from: a batch of inputs, a NumPy array (batch, …) for a module; for a
@@ -87,17 +87,18 @@ def record_training(
 
     Raises:
         RecordingError: if MLflow's store can't be opened or written.
+        SystemExit: with one line, if what the stage depends on has changed since it began.
     """
     return _recorded(
         "record_training",
         stage,
         variant,
         model_file,
-        parameters,
         history,
         datasets,
         started,
         ended=time.time(),
+        parameters=parameters,
         model=model,
         example=example,
         artifacts=artifacts,
@@ -114,12 +115,12 @@ def record_results(
 ) -> str:
     """Add metrics, parameters and figures to the run that trained `model_file`, and return the run's id.
 
-    The parameters are those that training didn't depend on and a reader compares runs by.
+    The parameters are those of the stages behind the training, and others that a reader compares results by.
 
     Where no run trained it (the store was removed, or another machine trained), they get a run of their own.
 
     Raises:
-        RecordingError: if MLflow's store can't be opened or written.
+        RecordingError, SystemExit: as `record_training`.
     """
     return _recorded("record_results", stage, model_file, metrics, parameters, figures)
 
@@ -143,6 +144,8 @@ def _recorded(function: str, *arguments, **options) -> str:
         raise RecordingError(f"the process that records is gone, or says what it should not: {error!r}") from None
     if outcome == "failed":
         raise RecordingError(answer)
+    if outcome == "refused":
+        raise SystemExit(answer)
     return answer
 
 

@@ -24,6 +24,7 @@ OUTPUTS = {
     "metrics/facts/ch01.json",
     "metrics/plots/ch01/tensors.png",
     "metrics/plots/ch01/rounding.png",
+    "data/recorded/ch01.json",
 }
 
 

@@ -20,6 +20,7 @@ OUTPUTS = {
     "metrics/history/ch02.csv",
     "metrics/plots/ch02/descent.png",
     "metrics/plots/ch02/graph.png",
+    "data/recorded/ch02.json",
 }
 
 

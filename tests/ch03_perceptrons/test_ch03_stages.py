@@ -26,6 +26,7 @@ OUTPUTS = {
     "metrics/facts/ch03.json",
     "metrics/history/ch03.csv",
     *(f"metrics/plots/ch03/{name}.png" for name in ("activations", "descent", "widrow_hoff", "xor", "optimizers")),
+    "data/recorded/ch03.json",
 }
 
 

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load, save
-from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.model_selection import train_test_split
 
 from stages.ch04_housing.model import HousingModel
 from stages.ch04_housing.params_schema import Column
 from stages.common.files import read_history
+from tests.conftest import figures_of, load_recorded_model, md5, recorded_runs
 
 SMALL = {
     "ch04.runs": 2,
@@ -67,6 +68,7 @@ OUTPUTS = {
     "metrics/plots/ch04/rooms_and_price.png",
     "metrics/plots/ch04/loss.png",
     "metrics/plots/ch04/predictions.png",
+    "data/recorded/ch04.json",
 }
 METRICS = {"r2", "rmse", "mae", "r2_mean", "r2_std", "cv_r2_mean", "cv_r2_std", "peer_gbr_cv_r2", "peer_rf_cv_r2"}
 
@@ -190,12 +192,35 @@ def test_peers_have_the_same_folds_and_features(chapter):
     _, _, outputs = chapter
     housing, metrics = arrays(outputs, "data/prepared/ch04/housing.npz"), json.loads(outputs["metrics/ch04.json"])
     features, prices, folds = housing["features"], housing["prices"], housing["folds"][0]
-    scores = []
-    for fold in range(3):
-        held_out = folds == fold
-        peer = GradientBoostingRegressor(random_state=0).fit(features[~held_out], prices[~held_out])
-        scores.append(r_squared(prices[held_out], peer.predict(features[held_out])))
-    assert metrics["peer_gbr_cv_r2"] == pytest.approx(np.mean(scores), abs=1e-6)
+    for name, kind in (("gbr", GradientBoostingRegressor), ("rf", RandomForestRegressor)):
+        scores = []
+        for fold in range(3):
+            held_out = folds == fold
+            peer = kind(random_state=0).fit(features[~held_out], prices[~held_out])
+            scores.append(r_squared(prices[held_out], peer.predict(features[held_out])))
+        assert metrics[f"peer_{name}_cv_r2"] == pytest.approx(np.mean(scores), abs=1e-6)
+
+
+def test_mlflow_has_the_run_and_its_model(chapter):
+    workspace, recipe, outputs = chapter
+    if recipe == "book":
+        return
+    (run,) = recorded_runs(workspace, "ch04")
+    metrics = json.loads(outputs["metrics/ch04.json"])
+    named = {name if "cv_" in name else f"test_{name}": value for name, value in metrics.items()}
+    assert {name: run.data.metrics[name] for name in named} == pytest.approx(named)
+    (dataset,) = (entry.dataset for entry in run.inputs.dataset_inputs)
+    assert (dataset.name, dataset.digest) == ("ch04_housing", md5(outputs["data/prepared/ch04/housing.npz"]))
+    assert figures_of(run) == ["loss.png", "predictions.png", "rooms_and_price.png"]
+    features = arrays(outputs, "data/prepared/ch04/housing.npz")["features"].astype(np.float32)
+    model = load_recorded_model(run)
+    stored = arrays(outputs, "data/evaluated/ch04/predictions.npz")
+    housing = arrays(outputs, "data/prepared/ch04/housing.npz")
+    first = {int(row): stored["train_predictions"][place] for place, row in enumerate(housing["train_rows"])}
+    first |= {int(row): stored["test_predictions"][place] for place, row in enumerate(housing["test_rows"])}
+    for count in (1, 7):
+        predictions = np.ravel(model.predict(features[:count]))
+        np.testing.assert_allclose(predictions, [first[row] for row in range(count)], rtol=1e-3)
 
 
 def test_history_has_a_loss_an_epoch(chapter):
@@ -224,5 +249,8 @@ def test_figures_show_the_predictions(chapter):
         # None of them lies outside of the picture.
         assert axes.get_xlim()[0] <= np.min(shown.get_offsets()) and np.max(shown.get_offsets()) <= axes.get_xlim()[1]
     assert f"{json.loads(outputs['metrics/ch04.json'])['r2']:.3f}" in axes.get_title()
+    table = pd.read_csv("data/raw/ch04/boston_house_prices.csv", skiprows=1)
+    (rooms,) = drawn["rooms_and_price.png"].axes[0].collections
+    np.testing.assert_array_equal(rooms.get_offsets(), table[["RM", "MEDV"]])
     (line,) = drawn["loss.png"].axes[0].get_lines()
     np.testing.assert_array_equal(line.get_ydata(), read_history("metrics/history/ch04.csv")["train_loss"])

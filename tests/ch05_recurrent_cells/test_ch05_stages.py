@@ -28,6 +28,7 @@ OUTPUTS = {
     *(f"metrics/ch05/{cell}.json" for cell in CELLS),
     *(f"metrics/history/ch05/{cell}.csv" for cell in CELLS),
     *(f"metrics/plots/ch05/{name}.png" for name in ("recall", "gradients", "loss")),
+    "data/recorded/ch05.json",
 }
 
 

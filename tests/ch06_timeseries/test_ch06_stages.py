@@ -40,6 +40,7 @@ OUTPUTS = {
     "metrics/plots/ch06/loss.png",
     "metrics/plots/ch06/forecast.png",
     "metrics/plots/ch06/noise_levels.png",
+    "data/recorded/ch06.json",
 }
 
 
@@ -160,6 +161,10 @@ def test_figures_show_each_cells_own(chapter):
         r2 = json.loads(outputs[f"metrics/ch06/{cell}.json"])["r2"]
         assert panel.get_title().startswith(f"{cell.upper()}: R² {r2:.3f}")
         assert losses[cell.upper()] == by_epoch(read_history(f"metrics/history/ch06/{cell}.csv")["train_loss"])
+    series = arrays(outputs, "data/raw/ch06/series.npz")
+    shown = curves(drawn["series.png"].axes[0])
+    for label, values in (("training series", series["train"]), ("sin(t)", np.sin(series["time"]))):
+        np.testing.assert_array_equal(shown[label], np.stack([series["time"], values], 1)[:500])
     compared = arrays(outputs, "data/evaluated/ch06/noise.npz")
     for number, panel in enumerate(drawn["noise_levels.png"].axes):
         assert panel.get_title() == f"LSTM, noise level {compared['noise_levels'][number]}"

@@ -11,7 +11,7 @@ from stages.ch07_mnist.dataset import augment, random_affine
 from stages.ch07_mnist.evaluate import calibration_error, first_layer, measure, probabilities_of
 from stages.ch07_mnist.model import BookNetwork, build_network
 from stages.ch07_mnist.preprocess import hold_out, read_idx
-from stages.ch07_mnist.train import STEPS_PER_AVERAGE, Trainer, logits_of, rate_share, train
+from stages.ch07_mnist.train import STEPS_PER_AVERAGE, Trainer, logits_of, train
 from stages.common.checkpoint import Checkpoint
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 0.001, "average_decay": 0.9}
@@ -177,11 +177,6 @@ def test_pictures_of_a_group_are_transformed_alike():
     assert all(torch.equal(changed[index], changed[0]) for index in range(32))
     assert all(torch.equal(changed[index], changed[32]) for index in range(32, 40))
     assert not torch.equal(changed[0], changed[32])
-
-
-def test_the_rates_schedule_by_hand():
-    assert [rate_share(done, 0.2) for done in (0.0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
-    assert [rate_share(done, 0.0) for done in (0.0, 0.25, 1.0)] == [1.0, 0.75, 0.0]
 
 
 def test_measures_by_hand():

@@ -21,7 +21,7 @@ from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.train import Trainer
 from stages.common.files import read_history
 from stages.common.params import declared_parameters
-from tests.conftest import by_epoch, curves
+from tests.conftest import by_epoch, curves, figures_of, load_recorded_model, md5, recorded_runs
 
 SMALL = {
     "ch07.tuned.validation_images": 40,
@@ -44,6 +44,7 @@ OUTPUTS = {
     "metrics/plots/ch07/confusion.png",
     "metrics/plots/ch07/mistakes.png",
     "metrics/plots/ch07/feature_maps.png",
+    "data/recorded/ch07.json",
 }
 MODEL, HISTORY = "data/models/ch07/network.safetensors", "metrics/history/ch07.csv"
 
@@ -126,6 +127,28 @@ def test_history_and_the_epoch_kept(chapter):
     assert right.mean() == pytest.approx(max(float(row.split(",")[3]) for row in rows), abs=1e-6)
 
 
+def test_mlflow_has_the_run_and_its_model(chapter):
+    workspace, recipe, outputs = chapter
+    if recipe == "book":
+        return
+    (run,) = recorded_runs(workspace, "ch07")
+    metrics = json.loads(outputs["metrics/ch07.json"])
+    assert run.data.metrics["test_accuracy"] == pytest.approx(metrics["accuracy"])
+    assert run.data.metrics["test_error_count"] == metrics["error_count"]
+    (dataset,) = (entry.dataset for entry in run.inputs.dataset_inputs)
+    assert (dataset.name, dataset.digest) == ("ch07_mnist", md5(outputs["data/prepared/ch07/mnist.npz"]))
+    assert figures_of(run) == ["confusion.png", "feature_maps.png", "learning_curves.png", "mistakes.png"]
+    images = arrays(outputs, "data/prepared/ch07/mnist.npz")["test_images"][:7].astype(np.float32)[:, None]
+    images = (images / 255 - 0.1307) / 0.3081
+    model = build_network(recipe, [4, 8, 8], dropout=0.0).eval()
+    model.load_state_dict(load(outputs[MODEL]))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    recorded = load_recorded_model(run)
+    for count in (1, 7):
+        np.testing.assert_allclose(recorded.predict(images[:count]), expected[:count], atol=1e-4)
+
+
 def test_second_run_gives_the_same_bytes(chapter):
     workspace, _, outputs = chapter
     workspace.remove_outputs()
@@ -206,7 +229,7 @@ def test_other_parameters_start_anew_and_leave_the_checkpoint_alone(killed, epoc
         workspace.step("stages.ch07_mnist.train")
         assert epochs_begun == [0, 1]
         assert checkpoint.read_bytes() == content
-        assert list(checkpoint.parent.iterdir()) == [checkpoint]
+        assert list(checkpoint.parent.glob("[!.]*")) == [checkpoint]  # the kill may have left a hidden folder
     finally:
         workspace.set_parameters(LONG)
         (workspace.path / MODEL).unlink(missing_ok=True)
@@ -248,3 +271,5 @@ def test_figures_show_the_predictions(chapter):
     assert losses["training, as optimised"] == by_epoch(history["train_loss"])
     if recipe == "tuned":
         assert losses["validation"] == by_epoch(history["validation_loss"])
+        (accuracy,) = drawn["learning_curves.png"].axes[1].get_lines()
+        np.testing.assert_allclose(accuracy.get_ydata(), 100 * np.array(history["validation_accuracy"]))

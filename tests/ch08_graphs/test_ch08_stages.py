@@ -35,6 +35,7 @@ OUTPUTS = {
     *(f"metrics/ch08/{layer}.json" for layer in TRAINED),
     *(f"metrics/history/ch08/{layer}.csv" for layer in TRAINED),
     *(f"metrics/plots/ch08/{name}.png" for name in PLOTS),
+    "data/recorded/ch08.json",
 }
 
 
@@ -145,6 +146,13 @@ def test_predict_prints_a_paper(chapter, capsys):
         for arguments, status in (([str(paper), "sage"], 0), (["1"], 1), ([], 2), (["a"], 2)):
             patch.setattr("sys.argv", ["predict", *arguments])
             assert predict.main() == status
+        with np.load("data/prepared/ch08/graph.npz") as loaded:
+            graph = dict(loaded)
+        with np.load("data/evaluated/ch08/results.npz") as loaded:
+            results = dict(loaded)
+        results["edge_targets"] = np.roll(results["edge_targets"], 1)
+        with pytest.raises(ValueError, match="is of another graph than .*: run dvc repro ch08_evaluate"):
+            predict.described(paper, "sage", graph, results)
     printed = capsys.readouterr()
     assert f"paper {paper}, sage, part of the public split: none" in printed.out
     assert "Cora has no paper 1" in printed.err and "usage:" in printed.err

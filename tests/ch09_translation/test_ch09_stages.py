@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,16 +21,19 @@ import pytest
 import sacrebleu
 import torch
 from accelerate.state import AcceleratorState
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from stages.ch09_translation import train
 from stages.ch09_translation.corpus import sameness
 from stages.ch09_translation.evaluate import scores, token_accuracy
 from stages.ch09_translation.neighbours import Memory
-from stages.ch09_translation.train import Trainer, mixed_precision, rate_share
+from stages.ch09_translation.train import Trainer, mixed_precision
 from stages.ch09_translation.translator import load_translator
 from stages.common.checkpoint import Checkpoint
 from stages.common.files import read_history
-from tests.conftest import by_epoch, curves
+from tests.conftest import ROOT, by_epoch, curves
+from tests.test_pipeline import loaded_at_start
 
 SMALL = {
     "ch09.tuned.vocabulary": 320,
@@ -70,6 +74,7 @@ OUTPUTS = {
         f"metrics/plots/ch09/{name}.png"
         for name in ("attention", "bleu_by_length", "learning_curves", "positional_encoding", "translations")
     ),
+    "data/recorded/ch09.json",
 }
 
 
@@ -133,6 +138,18 @@ def test_metrics_reproduce_what_the_model_file_gives(chapter):
     assert metrics["token_accuracy"] == pytest.approx(share, abs=1e-4)
 
 
+def installed_with(requirements: str) -> set[str]:
+    """Return the distributions that an environment with these requirements has: those, and what they require."""
+    found, waiting = set(), [Requirement(line) for line in requirements.splitlines() if line.strip()]
+    while waiting:
+        name = canonicalize_name(waiting.pop().name)
+        if name not in found:
+            found.add(name)
+            needed = map(Requirement, requires(name) or [])
+            waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return found
+
+
 @pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
 def test_mlflow_keeps_a_model_that_translates(chapter):
     workspace, _, _ = chapter
@@ -148,6 +165,12 @@ def test_mlflow_keeps_a_model_that_translates(chapter):
         assert model.predict(texts, params={"beams": beams}) == translator.translate(texts, beams)
     with pytest.raises(mlflow.exceptions.MlflowException, match="Expected type str"):
         model.predict([1, 2])
+    required = installed_with(Path(mlflow.pyfunc.get_model_dependencies(f"runs:/{run.info.run_id}/model")).read_text())
+    # What it imports comes with what it asks for, in an environment that has nothing else.
+    imported = loaded_at_start(ROOT / "stages/ch09_translation/served.py") - sys.stdlib_module_names - {"stages"}
+    assert {"torch", "mlflow", "tokenizers"} <= imported
+    distributions = {name: set(map(canonicalize_name, packages_distributions()[name])) for name in imported}
+    assert [name for name, names in distributions.items() if not names & required] == []
     files = [path for path in (workspace.path / "mlartifacts/ch09").rglob("*") if path.is_file()]
     assert [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pth")] == []
 
@@ -228,7 +251,8 @@ def test_two_processes_learn_as_one(prepared):
     assert run.returncode == 0, run.stderr
     alone = history()
     Path(HISTORY).unlink()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    launcher += ["--nproc_per_node", "2", "-m"]
     run = run_training(*launcher, "stages.ch09_translation.train")
     assert run.returncode == 0, run.stderr
     np.testing.assert_allclose(history(), alone, atol=1e-4)
@@ -244,17 +268,16 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
 
 def test_a_launcher_that_starts_one_process_of_several_is_refused(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setenv("MASTER_PORT", "29500")  # what `accelerate launch --cpu --num_processes 2` sets, and no more
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    monkeypatch.setattr(train, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    monkeypatch.setenv("MASTER_PORT", "29500")  # by itself it may be a cluster's
+    assert train.start(torch.device("cpu"), "float32").num_processes == 1
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as `accelerate launch --cpu --num_processes 2` sets both
     with pytest.raises(SystemExit, match="accelerate launch starts one process, however many are asked for"):
         train.start(torch.device("cpu"), "float32")
 
 
 # Parts of the training
-
-
-def test_schedules():
-    assert [rate_share(done, "linear", 0.5) for done in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0, 0.5, 1, 0.5, 0]
-    assert [rate_share(done, "constant", 0.0) for done in (0.0, 0.5, 1.0)] == [1, 1, 1]
 
 
 def test_precision_is_by_parameter():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from stages.ch09_translation import download, translate
 from stages.ch09_translation.corpus import opus_books_pairs
 from stages.ch09_translation.model import Transformer
+from stages.ch09_translation.tokens import FIRST, LAST, PAD
 from stages.ch09_translation.translator import load_translator, longest_fitting
 from stages.common.files import file_hash
 from stages.common.params import read_yaml
@@ -145,6 +147,35 @@ def test_width_out_of_range_and_texts_given_twice(said):
     assert said("x", "--beam", "0")[0] == 2
     assert said("x", "--penalty", "11")[0] == said("x", "--penalty", "nan")[0] == 2
     assert said("x", "--file", "y")[0] == 2
+
+
+def test_attention_that_cannot_be_drawn_there_is_one_line(said, tmp_path):
+    for name in ("maps", "maps.svg"):
+        status, _, err = said("--attention", str(tmp_path / name), "Ban dor")
+        assert status == 2 and err[-1].endswith(f"{name}: must end in .png")
+    (tmp_path / "file").touch()
+    status, out, err = said("--attention", str(tmp_path / "file/maps.png"), "Ban dor")
+    assert (status, len(out), len(err)) == (1, 1, 1) and err[0].startswith("error: ")
+
+
+def test_an_argument_that_is_not_utf_8_is_one_line(said):
+    status, out, err = said("Ban dor", os.fsdecode(b"\xcf\xf0"))
+    assert (status, out, err) == (1, [], ["error: text 2: not UTF-8 text at character 1"])
+
+
+def test_names_of_special_tokens_are_text(trained):
+    translator = load_translator(
+        trained.path / translate.MODEL, trained.path / translate.TOKENIZERS, torch.device("cpu")
+    )
+    for name in ("[PAD]", "[UNK]", "[SOS]", "[EOS]"):
+        assert not {PAD, FIRST, LAST}.intersection(translator.tokens(f"Ban {name} dor"))
+
+
+def test_threads_are_those_of_the_evaluation(said, monkeypatch):
+    found = []
+    monkeypatch.setattr(translate, "set_up_torch", lambda *arguments: found.append(arguments))
+    assert said("Ban dor")[0] == 0
+    assert found == [(0, 1)]
 
 
 def test_attention_is_drawn(said, tmp_path):

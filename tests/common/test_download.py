@@ -9,8 +9,9 @@ import gzip
 import hashlib
 import io
 import os
+import re
+import shlex
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -48,7 +49,7 @@ SHORT = {data: hashlib.sha256(data).hexdigest()[:12] + "…" for data in (GOOD, 
 WRONG = f"SHA-256 is {SHORT[BAD]}, expected {SHORT[GOOD]} (14 bytes came)"
 HINT = "DATA_MIRROR may name a folder or URL that has the file: see docs/data.md"
 QUICK = Patience(connect=2.0, read=2.0, url_total=8.0, package_total=30.0, attempts=3, backoff=0.01)
-IMPATIENT = replace(QUICK, read=0.15)  # where the server is meant to be too slow
+IMPATIENT = replace(QUICK, read=0.5)  # where the server is meant to be too slow
 
 
 class Server(ThreadingHTTPServer):
@@ -202,7 +203,7 @@ def test_file_that_is_gzip_by_declaration_stays_packed(server, folder):
 
 RESET = f"connection broken: {OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))} (3 attempts)"
 CUT = "cut off: IncompleteRead(256000 bytes read, 100 more expected) (3 attempts)"
-HUNG = "timed out after 0.15 s (3 attempts)"
+HUNG = "timed out after 0.5 s (3 attempts)"
 FAILURES = {  # name: (answer, reason, how often the server is asked)
     "wrong hash": (body(BAD), WRONG, 1),
     "empty": (body(b""), f"SHA-256 is e3b0c44298fc…, expected {SHORT[GOOD]} (0 bytes came)", 1),
@@ -390,9 +391,11 @@ def test_killed_in_the_middle(server, folder):
     server.answers["/first"], server.answers["/second"] = [body(GOOD)], [half_then_hang, body(GOOD)]
     command = [sys.executable, "-c", KILLED, server.url, hashlib.sha256(GOOD).hexdigest(), str(folder)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
-    assert server.stalled.wait(10)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        assert server.stalled.wait(120)
+    finally:
+        process.kill()
+        process.wait()
     assert [path.name for path in folder.iterdir()] == ["first"]
     assert len(beside(folder)) == 2  # the temporary folder with half of the second file is still there
     fetch([data_file(UrlSource(f"{server.url}/{name}"), name=name) for name in ("first", "second")], folder, QUICK)
@@ -553,7 +556,7 @@ def wheels(tmp_path, monkeypatch) -> Path:
         wheel.writestr("tiny-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_FIND_LINKS", folder.as_uri())
     return folder
 
 
@@ -592,6 +595,12 @@ def test_failures_of_a_wheel(folder, wheels):
     assert reasons[5] == "exit status 2: no such option: --no-such-option"
 
 
+def test_pip_in_colours_is_understood(folder, wheels, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    ((_, reason),) = failure(data_file(PyPISource("absent==1.0", "absent/table.csv")), folder)
+    assert reason == "exit status 1: No matching distribution found for absent==1.0"
+
+
 @pytest.fixture
 def fake_npm(tmp_path, monkeypatch):
     """Puts an `npm` on PATH that runs the given shell lines; in them $dest is the folder that it was told."""
@@ -600,9 +609,11 @@ def fake_npm(tmp_path, monkeypatch):
         npm = tmp_path / "bin" / "npm"
         npm.parent.mkdir()
         head = "#!/bin/sh\nfor arg; do case $arg in --pack-destination=*) dest=${arg#*=};; esac; done\n"
-        npm.write_text(f'{head}echo "$@" >> {tmp_path}/npm.log\n{lines}\n')
+        npm.write_text(f'{head}echo "$@" >> {shlex.quote(f"{tmp_path}/npm.log")}\n{lines}\n')
         npm.chmod(0o755)
         monkeypatch.setenv("PATH", f"{npm.parent}{os.pathsep}{os.environ['PATH']}")
+        if shutil.which("npm") != str(npm):
+            pytest.skip("programs in the temporary folder don't start")
 
     return install
 
@@ -616,7 +627,7 @@ def test_two_files_of_one_npm_package_are_fetched_once(folder, fake_npm, tmp_pat
             info = tarfile.TarInfo(member)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    fake_npm(f"cp {tmp_path}/tiny-1.0.0.tgz $dest/")
+    fake_npm(f'cp {shlex.quote(f"{tmp_path}/tiny-1.0.0.tgz")} "$dest"/')
     other = NpmSource("tiny@1.0.0", "package/other.csv")
     fetch([data_file(NPM_SOURCE), data_file(other, name="other.csv", data=b"other")], folder, QUICK)
     assert listing(folder) == {"ch99/table.csv": GOOD, "ch99/other.csv": b"other"}
@@ -685,9 +696,10 @@ def test_plain_progress_lines(server, folder, monkeypatch, capsys):
     server.answers["/a"] = [body(GOOD)]
     fetch([data_file(UrlSource(f"{server.url}/a"))], folder, QUICK)
     first, *_ = capsys.readouterr().err.splitlines()
-    assert first == f"{server.url}/a: 65,536 of 256,000 bytes after 0 s"
+    assert re.fullmatch(rf"{server.url}/a: 65,536 of 256,000 bytes after \d+ s", first)
 
 
+@pytest.mark.skipif("TQDM_DISABLE" in os.environ, reason="tqdm is told to draw nothing")
 def test_bar_on_a_terminal(server, folder, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True

@@ -84,11 +84,19 @@ def test_a_model_can_be_read_by_those_who_can_read_all_else(tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o640
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path):
+@pytest.fixture
+def alive():
+    """The number of another process that is there."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.kill()
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path, alive):
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
     gone_and_own = [f".{name}.{pid}" for name in ("model.safetensors", "folder") for pid in (gone.pid, os.getpid())]
-    others = [f".model.safetensors.{os.getppid()}", f".model.json.{gone.pid}", f".best.model.safetensors.{gone.pid}"]
+    others = [f".model.safetensors.{alive}", f".model.json.{gone.pid}", f".best.model.safetensors.{gone.pid}"]
     for name in gone_and_own + others:  # others: of a writer that is alive, and of other files
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").write_bytes(b"half")

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
-from stages.common.optimizers import SGD, Adadelta, Adagrad, Adam
+from stages.common.optimizers import SGD, Adadelta, Adagrad, Adam, rate_share
+from tests.conftest import ROOT
 
 
 def minimised(kind, **options) -> torch.Tensor:
@@ -17,6 +19,14 @@ def minimised(kind, **options) -> torch.Tensor:
         values.square().sum().backward()
         optimizer.step()
     return values.detach()
+
+
+def test_the_rates_schedule_by_hand():
+    times = (0.0, 0.1, 0.2, 0.6, 1.0)
+    assert [rate_share(done, "linear", 0.2) for done in times] == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
+    assert [rate_share(done, "constant", 0.2) for done in times] == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0])
+    assert [rate_share(done, "linear", 0.0) for done in (0.0, 0.25, 1.0)] == [1.0, 0.75, 0.0]
+    assert [rate_share(done, "constant", 0.0) for done in (0.0, 0.25, 1.0)] == [1.0, 1.0, 1.0]
 
 
 def test_steps_are_the_same_to_the_last_bit():
@@ -75,4 +85,4 @@ def test_the_compiler_is_not_imported():
             "sys.exit('torch._dynamo' in sys.modules)",
         ]
     )
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

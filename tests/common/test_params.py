@@ -39,7 +39,7 @@ def changed(changes: dict) -> dict:
 def workspace(tmp_path, monkeypatch):
     """A folder with the real dvc.yaml and params.yaml, which a test then spoils."""
     for name in (PARAMS_FILE, PIPELINE_FILE):
-        shutil.copy(ROOT / name, tmp_path)
+        shutil.copyfile(ROOT / name, tmp_path / name)  # not its mode, which may be that of a file that stays as it is
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

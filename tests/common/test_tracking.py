@@ -1,9 +1,13 @@
 """What the small chapter 6 leaves in MLflow: in the store, and over REST from the real tracking server."""
 
+import contextlib
+import getpass
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,17 +15,19 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from stages.ch06_timeseries.model import Forecaster
 from stages.common import recorder, tracking
+from stages.common.dependencies import parameters_behind
 from stages.common.files import file_hash, read_json
+from tests.conftest import end_within, running
 
 SMALL = {
     "ch06.tuned.length": 120,
@@ -161,7 +167,7 @@ def test_git_revision_is_a_tag(client, chapter, tmp_path, monkeypatch):
     for change in ("", "# changed\n"):
         with open("params.yaml", "a") as file:
             file.write(change)
-        run_id = record_training("ch06_train", "rnn", Path("model"), {}, {}, {}, time.time())
+        run_id = record_training("ch06_train", "rnn", Path("model"), {}, {}, time.time())
         tags.append(mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(run_id).data.tags)
     assert [tag["mlflow.source.git.commit"] for tag in tags] == [git("rev-parse", "HEAD")] * 2
     assert [tag["git.dirty"] for tag in tags] == ["false", "true"]
@@ -512,17 +518,8 @@ def test_a_relative_path_is_taken_from_the_workspaces_root(uri, expected):
     assert recorder._in_folder(uri, Path("/main")) == expected
 
 
-def test_parameters_are_those_of_the_stage_and_of_all_before_it(open_workspace):
-    with open_workspace({"ch06.tuned.window": 9}):
-        behind = recorder.parameters_behind("ch06_train")
-        assert behind["window"] == 9
-        assert {"hidden_size", "noise_level", "instructions"} < behind.keys()
-        assert "compared_noise_levels" not in behind
-        assert {"motif_nodes", "hidden_size", "features", "source"} < recorder.parameters_behind("ch08_tasks").keys()
-
-
 CHANGED = """
-import sqlite3, time
+import sqlite3, sys, time
 from pathlib import Path
 from stages.common import tracking
 
@@ -531,24 +528,109 @@ store = sqlite3.connect("mlflow.db")
 while not store.execute("SELECT 1 FROM experiments WHERE name = 'ch06'").fetchall():  # the other process has begun
     time.sleep(0.1)
 parameters = Path("params.yaml")
-text = parameters.read_text().replace("window: 10", "window: 9")
-parameters.write_text(text.replace("instructions: avx2", "instructions: native"))
+parameters.write_text(parameters.read_text().replace(*sys.argv[1:]))
 Path("model").write_text("weights")
-tracking.record_training("ch06_train", "rnn", Path("model"), {"hidden_size": 99}, {}, {}, time.time())
+tracking.record_training("ch06_train", "rnn", Path("model"), {}, {}, time.time(), {"hidden_size": 99})
 """
 
 
 def test_parameters_are_those_at_the_stages_start_and_the_stages_own(open_workspace):
     with open_workspace(SMALL) as workspace:
-        environment = {**os.environ, "PYTHONPATH": str(workspace.path)}
-        result = subprocess.run(
-            [sys.executable, "-c", CHANGED], env=environment, capture_output=True, text=True, timeout=200
-        )
+        result = run_stage(workspace, "-c", CHANGED, "window: 10", "window: 9")
         assert result.returncode == 0, result.stderr
         assert "window: 9" in Path("params.yaml").read_text()
         (run,) = runs_by_name(mlflow.MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")).values()
-        expected = {"window": "10", "epochs": "3", "hidden_size": "99", "noise_level": "0.1", "instructions": "avx2"}
+        expected = {"window": "10", "epochs": "3", "hidden_size": "99", "noise_level": "0.1"}
         assert run.data.params.items() >= expected.items()
+
+
+def test_a_stage_whose_own_parameters_changed_meanwhile_records_nothing(open_workspace):
+    with open_workspace(SMALL) as workspace:
+        result = run_stage(workspace, "-c", CHANGED, "epochs: 3", "epochs: 4")
+        assert result.returncode == 1
+        (line,) = result.stderr.splitlines()
+        assert line == "params.yaml: ch06.tuned.epochs was 3 when ch06_train began and is 4 now: run it again"
+        assert runs_by_name(mlflow.MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")) == {}
+
+
+def test_on_a_server_of_many_everybody_has_runs_of_their_own(chapter, monkeypatch, tmp_path):
+    monkeypatch.chdir(chapter.path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/all.db")
+    model = chapter.path / "data/models/ch06/rnn.safetensors"  # the same bytes for all
+    students = [tmp_path / name for name in ("Anna", "Boris")]
+    trained, evaluated = [], []
+    for student in students:
+        student.mkdir()
+        monkeypatch.setenv("DVC_ROOT", str(student))
+        trained.append(tracking.record_training("ch06_train", "rnn", model, {}, {}, time.time()))
+    for student in students:
+        monkeypatch.setenv("DVC_ROOT", str(student))
+        evaluated.append(tracking.record_results("ch06_evaluate", model, {"r2": 0.5}))
+    assert evaluated == trained and len(set(trained)) == 2
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/all.db")
+    tags = [client.get_run(run_id).data.tags for run_id in trained]
+    assert {tag["mlflow.user"] for tag in tags} == {getpass.getuser()}
+    # Who only evaluates gets a run, too, with the parameters of a training.
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    third = client.get_run(tracking.record_results("ch06_evaluate", model, {"r2": 0.5}))
+    assert third.info.run_id not in trained
+    assert third.data.params == client.get_run(trained[0]).data.params
+    # A copied checkout is another one.
+    shutil.copytree(students[0], tmp_path / "Anna's copy")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "Anna's copy"))
+    fourth = client.get_run(tracking.record_results("ch06_evaluate", model, {"r2": 0.5}))
+    assert len({tag["dvc.workspace"] for tag in (*tags, third.data.tags, fourth.data.tags)}) == 4
+
+
+def test_in_a_store_of_its_own_a_checkout_finds_all_runs(chapter, client, monkeypatch):
+    """Also where its identifier is gone, as after a removal of .dvc/tmp."""
+    monkeypatch.chdir(chapter.path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.rmtree(chapter.path / ".dvc", ignore_errors=True)
+    trained = runs_by_name(client)["repro-rnn"]
+    model = Path("data/models/ch06/rnn.safetensors")
+    same = {"test_r2": trained.data.metrics["test_r2"]}
+    assert tracking.record_results("ch06_evaluate", model, same) == trained.info.run_id
+
+
+ANOTHER_FIGURE = """
+from pathlib import Path
+from stages.common import tracking
+
+model = Path("data/models/ch06/rnn.safetensors")
+print(tracking.record_results("ch06_plot", model, figures=[Path("another.png")]))
+"""
+
+
+def test_a_checkout_that_was_moved_or_copied_has_its_artifacts_with_it(chapter, client, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(chapter.path, moved, symlinks=True)
+    before = sorted(chapter.path.rglob("*"))
+    (moved / "another.png").write_bytes(PNG)
+    run_id = runs_by_name(client)["repro-rnn"].info.run_id
+    # In a process of its own, as stages are: MLflow keeps the addresses that it has seen.
+    result = run_stage(SimpleNamespace(path=moved), "-c", ANOTHER_FIGURE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == run_id
+    assert sorted(chapter.path.rglob("*")) == before  # nothing was written to the old place
+    assert (moved / f"mlartifacts/ch06/{run_id}/artifacts/figures/another.png").read_bytes() == PNG
+    store = mlflow.MlflowClient(f"sqlite:///{moved}/mlflow.db")
+    experiment = store.get_experiment_by_name("ch06")
+    (model,) = store.search_logged_models([experiment.experiment_id], f"source_run_id = '{run_id}'")
+    for address in (experiment.artifact_location, store.get_run(run_id).info.artifact_uri, model.artifact_location):
+        assert address.startswith((moved / "mlartifacts/ch06").as_uri())
+    assert (moved / "mlartifacts/ch06/models" / model.model_id / "artifacts/MLmodel").exists()
+
+
+def test_a_store_of_another_mlflow_is_told_of_at_once(chapter, tmp_path):
+    shutil.copy(chapter.path / "mlflow.db", tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
+        store.execute("UPDATE alembic_version SET version_num = 'of yesterday'")
+    result = run_stage(chapter, "-m", "stages.ch06_timeseries.evaluate", "rnn", DVC_ROOT=str(tmp_path))
+    assert result.returncode == 1
+    first, *_, last = result.stderr.splitlines()
+    assert first.startswith("mlflow.db: Detected out-of-date database schema") and "the stage goes on" in first
+    assert last.startswith("MLflow could not record in mlflow.db: MlflowException: Detected out-of-date")
 
 
 BEGUN = """
@@ -615,23 +697,12 @@ def test_the_process_that_records_ends_with_the_stage(open_workspace):
             text=True,
         )
         recorder, child = map(int, process.stdout.readline().split())
-        assert process.wait(60) == -signal.SIGKILL
         try:
-            for _ in range(300):
-                if not running(recorder):
-                    break
-                time.sleep(0.1)
-            assert running(child) and not running(recorder)
+            assert process.wait(60) == -signal.SIGKILL
+            assert end_within([recorder], seconds=120)
+            assert running(child)
         finally:
             os.kill(child, signal.SIGKILL)
-
-
-def running(pid: int) -> bool:
-    """Whether there is a process `pid` that is not just waiting to be reaped."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 # Several processes at once.
@@ -647,7 +718,7 @@ def write(number):
     model.write_text(str(number))
     history = {"train_loss": [number + epoch / 10 for epoch in range(1200)]}
     parameters, variant = {"number": number}, f"writer{number}"
-    record_training("ch06_train", variant, model, parameters, history, {"data": model}, time.time(), every=5)
+    record_training("ch06_train", variant, model, history, {"data": model}, time.time(), parameters, every=5)
     record_results("ch06_evaluate", model, {"test_r2": number}, figures=[Path("figure.png")])
 
 assert not Path("mlflow.db").exists()
@@ -675,7 +746,7 @@ def test_four_first_writers_at_once_lose_nothing(open_workspace):
         assert set(runs) == {f"repro-writer{number}" for number in range(4)}
         for number in range(4):
             run = runs[f"repro-writer{number}"]
-            parameters = {key: str(value) for key, value in recorder.parameters_behind("ch06_train").items()}
+            parameters = {key: str(value) for key, value in parameters_behind("ch06_train").items()}
             assert (run.info.status, run.data.params) == ("FINISHED", {**parameters, "number": str(number)})
             history = client.get_metric_history(run.info.run_id, "train_loss")
             assert [metric.value for metric in history] == [number + epoch / 10 for epoch in range(1200)]

@@ -1,0 +1,79 @@
+"""MLflow's store in a checkout that was moved or copied."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from stages.common.store import follow_the_folder
+from tests.conftest import ROOT
+
+
+def addresses(root: Path) -> list[str]:
+    """Return where the store in `root` looks for the artifacts of its one experiment, and of its one run."""
+    with closing(sqlite3.connect(root / "mlflow.db")) as store:
+        tables = {"experiments": "artifact_location", "runs": "artifact_uri"}
+        where = "WHERE experiment_id = (SELECT experiment_id FROM experiments WHERE name = 'ch06')"
+        return [
+            store.execute(f"SELECT {column} FROM {table} {where}").fetchone()[0] for table, column in tables.items()
+        ]
+
+
+@pytest.fixture
+def make(tmp_path, empty_store):
+    """A function that makes a checkout with a store, whose artifacts lie in the folder given."""
+
+    def checkout(artifacts: Path) -> Path:
+        root = tmp_path / "old place"
+        root.mkdir()
+        shutil.copy(empty_store, root)
+        client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+        run = client.create_run(client.create_experiment("ch06", artifact_location=artifacts.as_uri()))
+        (artifacts / run.info.run_id).mkdir(parents=True)
+        return root
+
+    return checkout
+
+
+def test_a_moved_store_has_its_artifacts_with_it(make, tmp_path):
+    root = make(tmp_path / "old place/mlartifacts/ch06").rename(tmp_path / "new place")
+    before = addresses(root)
+    follow_the_folder(root)
+    assert addresses(root) == [address.replace("old%20place", "new%20place") for address in before] != before
+    follow_the_folder(root)
+    assert addresses(root)[0] == (root / "mlartifacts/ch06").as_uri()
+
+
+@pytest.mark.parametrize("place", ["elsewhere/ch06", "class/mlartifacts/ch06", "class/mlartifacts"])
+def test_artifacts_that_a_user_has_put_elsewhere_stay_there(make, tmp_path, place):
+    root = make(tmp_path / place)
+    (root / "mlartifacts/ch04").mkdir(parents=True)
+    before = addresses(root)
+    follow_the_folder(root)
+    assert addresses(root) == before
+
+
+def test_a_store_that_was_brought_without_its_artifacts_still_finds_them(make, tmp_path):
+    root = make(tmp_path / "old place/mlartifacts/ch06")
+    (tmp_path / "clone").mkdir()
+    shutil.copy(root / "mlflow.db", tmp_path / "clone")
+    follow_the_folder(tmp_path / "clone")
+    assert addresses(tmp_path / "clone") == addresses(root)
+
+
+def test_without_a_store_nothing_is_made_and_a_broken_one_is_one_line(tmp_path):
+    follow_the_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mlflow.db").touch()
+    follow_the_folder(tmp_path)
+    (tmp_path / "mlflow.db").write_text("no database " * 100)
+    environment = {**os.environ, "DVC_ROOT": str(tmp_path)}
+    command = [sys.executable, "-m", "stages.common.store"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "mlflow.db: file is not a database\n")
