@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.timing import tuned_chapter
+from benchmarks.shared import tuned_chapter
 from stages.ch08_graphs import best
 from stages.ch08_graphs.evaluate import group_weights
 from stages.ch08_graphs.layers import build_graph

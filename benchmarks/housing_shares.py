@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.metrics import r2_score
 
-from benchmarks.timing import tuned_chapter
+from benchmarks.shared import tuned_chapter
 from stages.ch04_housing.model import HousingModel, model_shape
 from stages.ch04_housing.preprocess import held_out_folds
 from stages.ch04_housing.train import HOUSING, fold_splits, train, train_in_parts

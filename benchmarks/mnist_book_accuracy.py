@@ -15,7 +15,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader
 
 from benchmarks.mnist_throughput import BATCH, PlainDataset, PlainNetwork, normalised, train_epoch
-from benchmarks.timing import add_device_option
+from benchmarks.shared import add_device_option
 from stages.common.devices import find_device
 
 EPOCHS = 9

@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from benchmarks.timing import tuned_chapter
+from benchmarks.shared import tuned_chapter
 from stages.ch07_mnist.dataset import load_split, random_affine
 from stages.ch07_mnist.evaluate import probabilities_of
 from stages.ch07_mnist.model import build_network

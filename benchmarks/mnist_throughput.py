@@ -19,7 +19,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from benchmarks.timing import add_device_option, clock, matrix_rate
+from benchmarks.shared import add_device_option, clock, matrix_rate
 from stages.ch07_mnist.dataset import load_split
 from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.preprocess import RAW, read_idx

@@ -18,7 +18,7 @@ import statistics
 
 import torch
 
-from benchmarks.timing import add_device_option, clock, matrix_rate
+from benchmarks.shared import add_device_option, clock, matrix_rate
 from benchmarks.translation_training import set_written_out, weights_met
 from stages.ch09_translation.dataset import padded
 from stages.ch09_translation.model import Transformer, padding_mask

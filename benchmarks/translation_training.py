@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.timing import add_device_option, clock, matrix_rate
+from benchmarks.shared import add_device_option, clock, matrix_rate
 from stages.ch09_translation.dataset import Batch, batch_numbers, make_batch
 from stages.ch09_translation.model import MultiHeadAttention, Transformer
 from stages.ch09_translation.tokens import PAD

@@ -17,7 +17,7 @@ import yaml
 from stages.common.files import placed, write_json
 from stages.common.params import PARAMS_FILE, PIPELINE_FILE, read_yaml
 from stages.params_schema import main as check_parameters
-from stages.repro import use_this_python
+from stages.repro import in_git, use_this_python
 
 NAME = "book"
 # With the book's recipe it trains 54 million weights for 18,000 steps, more than an hour on two cores: `--all` runs it,
@@ -89,8 +89,11 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    if unknown := git("ls-files", "--others", "--exclude-standard", "stages").split():
-        print(f"error: the copy has what git knows, and it doesn't know {unknown[0]}: git add stages", file=sys.stderr)
+    if not in_git(Path.cwd()):
+        print("error: DVC makes experiments in a git repository alone: clone the project with git", file=sys.stderr)
+        return 1
+    if unknown := git("ls-files", "--others", "--exclude-standard", "stages/*.py").splitlines():
+        print(f"error: the copy has what git knows, and it doesn't know {unknown[0]}: git add it", file=sys.stderr)
         return 1
     use_this_python()
     dvc = [sys.executable, "-m", "dvc", "exp"]

@@ -57,12 +57,15 @@ def read_parameters_once() -> None:
         param.dpath = SimpleNamespace(**{**vars(param.dpath), "get": straight(param.dpath.get)})
 
 
+def in_git(folder: Path) -> bool:
+    return any((parent / ".git").exists() for parent in (folder, *folder.parents))
+
+
 def works_in(folder: Path) -> bool:
     """Return whether DVC will: in a git repository, or where its settings say that it does without."""
     from dvc.config import Config
 
-    in_git = any((parent / ".git").exists() for parent in (folder, *folder.parents))
-    return in_git or bool(Config.from_cwd()["core"].get("no_scm"))
+    return in_git(folder) or bool(Config.from_cwd()["core"].get("no_scm"))
 
 
 def use_this_python() -> None:

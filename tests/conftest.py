@@ -2,6 +2,7 @@
 
 import stages  # noqa: F401  # isort: skip  # before NumPy and PyTorch, as in every stage
 
+import faulthandler
 import hashlib
 import importlib
 import os
@@ -52,6 +53,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     if settings.timeout:
         item.config.hook.pytest_timeout_cancel_timer(item=item)
         item.config.hook.pytest_timeout_set_timer(item=item, settings=settings)
+        # As pytest's own, which a failure stops, too; pytest cancels it when the test is over.
+        faulthandler.dump_traceback_later(2 * settings.timeout + 100, exit=True, file=sys.__stderr__)
     return (yield)
 
 

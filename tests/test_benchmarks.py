@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = sorted({path.stem for path in ROOT.glob("benchmarks/*.py")} - {"__init__", "timing"})
+PROGRAMS = sorted({path.stem for path in ROOT.glob("benchmarks/*.py")} - {"__init__", "shared"})
 
 
 @pytest.fixture

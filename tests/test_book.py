@@ -1,6 +1,7 @@
 """`stages.book` with a stand-in for DVC, and metrics/book: what the code and the parameters give with book recipes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,7 @@ def repository(tmp_path, monkeypatch) -> Repository:
     repository = Repository(tmp_path)
     monkeypatch.setattr(book.subprocess, "run", repository.run)
     monkeypatch.setattr(sys, "argv", ["book"])
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # so that what it is set to is undone
     return repository
 
 
@@ -138,12 +140,22 @@ def test_numbers_times_and_lock_are_the_experiments(repository):
 
 
 def test_a_program_that_git_does_not_know_is_one_line(repository, capsys):
-    (repository.path / "stages").mkdir()
-    (repository.path / "stages/new.py").touch()
+    (repository.path / "stages/ch99 own").mkdir(parents=True)
+    (repository.path / "stages/notes.txt").touch()  # which is no program
+    (repository.path / "stages/ch99 own/new.py").touch()
     assert book.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "stages/new.py" in line and "git add" in line
+    assert "stages/ch99 own/new.py: git add it" in line
     assert repository.calls == []
+
+
+def test_without_a_repository_it_is_one_line(repository, capsys):
+    if any((parent / ".git").exists() for parent in repository.path.parents):
+        pytest.skip("the temporary folder lies in a repository")
+    shutil.rmtree(repository.path / ".git")
+    assert book.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "clone the project with git" in line
 
 
 def test_a_cache_that_dvc_makes_no_temporary_copies_with_is_one_line(repository, capsys):

@@ -193,10 +193,10 @@ def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
         os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it, and the next call would take it for the user's
     # Two first writers at once crash while they create the schema, so one at a time opens the store.
     with FileLock(root / ".mlflow.lock"):
-        client = mlflow.MlflowClient()
-        experiment = client.get_experiment_by_name(chapter)
         if uri == _in_folder(f"sqlite:///{STORE}", root):
             follow_the_folder(root)
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(chapter)
         if experiment is None:
             # Without a location of its own, an experiment made in a temporary workspace keeps its artifacts there.
             location = (root / ARTIFACTS / chapter).as_uri() if uri.startswith("sqlite:") else None
@@ -342,7 +342,7 @@ def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
         elif not uri:
             try:
                 _open_experiment(stage)
-            except (MlflowException, sqlite3.Error) as error:  # such as one of another version of MLflow
+            except (MlflowException, sqlite3.Error) as error:  # of another version of MLflow, or no store at all
                 _warn(STORE, str(error))
         if model == "module":
             _rehearse()

@@ -26,7 +26,7 @@ def follow_the_folder(root: Path) -> None:
     Those that don't lie there, because a user has put them elsewhere or brought the store without them, keep theirs.
 
     Raises:
-        sqlite3.Error: if the store is no database of MLflow's, or can't be written.
+        sqlite3.Error: if the store is no SQLite database, or can't be written.
     """
     if not (root / STORE).exists():
         return

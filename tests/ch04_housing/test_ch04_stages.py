@@ -201,10 +201,9 @@ def test_peers_have_the_same_folds_and_features(chapter):
         assert metrics[f"peer_{name}_cv_r2"] == pytest.approx(np.mean(scores), abs=1e-6)
 
 
+@pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
 def test_mlflow_has_the_run_and_its_model(chapter):
     workspace, recipe, outputs = chapter
-    if recipe == "book":
-        return
     (run,) = recorded_runs(workspace, "ch04")
     metrics = json.loads(outputs["metrics/ch04.json"])
     named = {name if "cv_" in name else f"test_{name}": value for name, value in metrics.items()}

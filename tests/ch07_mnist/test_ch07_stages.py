@@ -127,10 +127,9 @@ def test_history_and_the_epoch_kept(chapter):
     assert right.mean() == pytest.approx(max(float(row.split(",")[3]) for row in rows), abs=1e-6)
 
 
+@pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
 def test_mlflow_has_the_run_and_its_model(chapter):
     workspace, recipe, outputs = chapter
-    if recipe == "book":
-        return
     (run,) = recorded_runs(workspace, "ch07")
     metrics = json.loads(outputs["metrics/ch07.json"])
     assert run.data.metrics["test_accuracy"] == pytest.approx(metrics["accuracy"])

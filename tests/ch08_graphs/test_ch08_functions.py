@@ -386,8 +386,14 @@ def test_description_of_a_paper():
         "public_train": np.array([0]),
         "public_val": np.array([], dtype=int),
         "public_test": np.array([1]),
+        "adjacency_indptr": np.array([0, 1, 2]),  # each cites the other
+        "adjacency_indices": np.array([1, 0]),
     }
-    results = {"gcn_predictions": np.array([[0.1, 0, 0.9, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])}
+    results = {
+        "gcn_predictions": np.array([[0.1, 0, 0.9, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]]),
+        "edge_targets": np.array([1, 0, 0, 1]),
+        "edge_sources": np.array([0, 0, 1, 1]),
+    }
     lines = described(7, "gcn", graph, results).splitlines()
     assert lines[0] == "paper 7, gcn, part of the public split: train"
     assert lines[1].split(maxsplit=1) == ["0.9000", SUBJECTS[2]]

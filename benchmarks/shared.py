@@ -1,4 +1,7 @@
-"""What the benchmarks share: the device's option, a clock that waits for it, and the rate of a large matrix product."""
+"""What the benchmarks share: the device's option, a clock that waits for it, the rate of a large matrix product.
+
+And a chapter's parameters, where its data are prepared for them.
+"""
 
 import argparse
 import time
