@@ -14,6 +14,7 @@ from stages import book
 from stages.book import LONG, chapters_with_recipes
 from stages.common.files import file_hash, read_json, write_json
 from stages.common.params import read_yaml, value_at
+from stages.repro import in_git
 
 ROOT = Path(__file__).parent.parent
 LOCK = yaml.safe_load((ROOT / "metrics/book/lock.yaml").read_text(encoding="utf-8"))["stages"]
@@ -150,7 +151,7 @@ def test_a_program_that_git_does_not_know_is_one_line(repository, capsys):
 
 
 def test_without_a_repository_it_is_one_line(repository, capsys):
-    if any((parent / ".git").exists() for parent in repository.path.parents):
+    if in_git(repository.path.parent):
         pytest.skip("the temporary folder lies in a repository")
     shutil.rmtree(repository.path / ".git")
     assert book.main() == 1

@@ -16,7 +16,7 @@ import yaml
 from tests.conftest import IN_GIT, ROOT, VARIABLES
 
 TARGET = "ch06_evaluate@lstm"
-DEADLINE = 480  # seconds for a queue of two experiments
+DEADLINE = 480  # seconds for a command, and for a queue of two experiments
 
 
 class Repository:
@@ -46,7 +46,7 @@ class Repository:
         self.run("git", "commit", "-qm", "Start")
 
     def run(self, *command: str) -> str:
-        options = {"cwd": self.path, "env": self.environment, "timeout": 480}
+        options = {"cwd": self.path, "env": self.environment, "timeout": DEADLINE}
         result = subprocess.run(command, capture_output=True, text=True, **options)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,14 +62,14 @@ def local_imports(tree: ast.AST) -> set[Path]:
     return {file for file in files if file.is_file()}
 
 
-def closure(path: Path) -> set[Path]:
-    """Return `path` and every local file that it imports, directly or through another."""
+def closure(path: Path, read: Callable[[Path], ast.Module] = parsed) -> set[Path]:
+    """Return `path` and every local file that it imports, directly or through another, in what `read` has of it."""
     found, waiting = set(), [path, PACKAGE]
     while waiting:
         file = waiting.pop()
         if file not in found:
             found.add(file)
-            waiting += local_imports(parsed(file))
+            waiting += local_imports(read(file))
     return found
 
 
@@ -95,20 +96,17 @@ def test_what_is_recorded_is_recorded_on_a_fresh_clone(stage):
     assert of_another_machine or any(option.get("cache", True) for option in options)
 
 
+def imports_at_once(path: Path) -> ast.Module:
+    """Return of a file the imports alone that are carried out when it is loaded."""
+    return ast.Module([node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+
+
 def loaded_at_start(path: Path) -> set[str]:
-    """Return the names that `path`, and every local file that it imports at once, import at once."""
-    names, found, waiting = set(), set(), [path, PACKAGE]
-    while waiting:
-        file = waiting.pop()
-        if file in found:
-            continue
-        found.add(file)
-        at_once = ast.Module([node for node in parsed(file).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
-        waiting += local_imports(at_once)
-        for node in at_once.body:
-            named = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            names |= {name.partition(".")[0] for name in named}
-    return names
+    """Return the packages that are loaded with `path`."""
+    names = set()
+    for node in (node for file in closure(path, imports_at_once) for node in imports_at_once(file).body):
+        names |= {node.module} if isinstance(node, ast.ImportFrom) else {alias.name for alias in node.names}
+    return {name.partition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("stage", STAGES)

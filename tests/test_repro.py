@@ -11,6 +11,7 @@ from dvc.fs import DVCFileSystem, localfs
 from dvc.repo import Repo
 
 from stages import repro
+from stages.repro import in_git
 from tests.test_experiments import Repository
 
 TARGET = "ch06_generate"
@@ -43,7 +44,7 @@ def test_runs_what_has_changed_and_nothing_else(repository):
 
 
 def test_without_a_repository_it_says_what_to_do(repository):
-    if any((parent / ".git").exists() for parent in repository.path.parents):
+    if in_git(repository.path.parent):
         pytest.skip("the temporary folder lies in a repository")
     (repository.path / ".git").rename(repository.path / "no repository")
     refused = make_repro(repository, TARGET)

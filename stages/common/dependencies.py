@@ -55,7 +55,12 @@ def own_dependencies(stage: str) -> dict[str, object]:
     values, entry = read_yaml(PARAMS_FILE), stage_entry(stage)
     names = [resolve(name, values) for name in entry.get("params", [])]
     programs = [path for path in entry.get("deps", []) if path.endswith(".py")]
-    return {**{name: value_at(name, values) for name in names}, **{path: file_hash(path, "md5") for path in programs}}
+    return {name: _found(name, values) for name in (*names, *programs)}
+
+
+def _found(name: str, values: dict) -> object:
+    """Return the value of a parameter in `values`, or the MD5 of a program."""
+    return file_hash(name, "md5") if name.endswith(".py") else value_at(name, values)
 
 
 def refuse_if_changed(stage: str) -> None:
@@ -72,7 +77,7 @@ def refuse_if_changed(stage: str) -> None:
         raise SystemExit(f"{error.file}: {error}") from None
     for name, then in own_at_start[stage].items():
         try:
-            now = file_hash(name, "md5") if name.endswith(".py") else value_at(name, values)
+            now = _found(name, values)
         except (OSError, KeyError, TypeError):
             raise SystemExit(f"{name} has gone since {stage} began: run it again") from None
         if now == then:

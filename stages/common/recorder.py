@@ -149,7 +149,8 @@ def _run_of_results(
     with the present parameters counts, or that with the most of them, and among equals the newest.
     """
     name = os.environ.get("DVC_EXP_NAME", "")
-    shared = bool(os.environ.get("MLFLOW_TRACKING_URI"))  # else all runs are this checkout's
+    # In a store that has a name, others may record, too; runs without the tag are older than it.
+    checkouts = (None, _workspace()) if os.environ.get("MLFLOW_TRACKING_URI") else ()
 
     def elsewhere(run: Run) -> bool:
         return run.data.tags.get(EXPERIMENT_TAG, "") != name
@@ -164,7 +165,7 @@ def _run_of_results(
     fitting = [
         run
         for run in runs
-        if not (shared and run.data.tags.get(WORKSPACE_TAG) not in (None, _workspace()))
+        if not (checkouts and run.data.tags.get(WORKSPACE_TAG) not in checkouts)
         and not (name and elsewhere(run))
         and all(run.data.params.get(key, value) == value for key, value in parameters.items())
     ]
@@ -305,12 +306,13 @@ def _workspace() -> str:
     root = main_root()
     path = root / ".dvc" / "tmp" / "mlflow_workspace"
     with FileLock(root / ".mlflow.lock"):
-        kept = path.read_text(encoding="utf-8").partition(" ") if path.exists() else ("", "", "")
-        if kept[2] != str(root):
-            kept = (uuid.uuid4().hex, " ", str(root))
+        kept = path.read_text(encoding="utf-8") if path.exists() else ""
+        identifier, _, place = kept.partition(" ")
+        if place != str(root):
+            identifier = uuid.uuid4().hex
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(kept), encoding="utf-8")
-        return kept[0]
+            path.write_text(f"{identifier} {root}", encoding="utf-8")
+        return identifier
 
 
 def _git(*arguments: str) -> str:

@@ -203,7 +203,7 @@ def test_peers_have_the_same_folds_and_features(chapter):
 
 @pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
 def test_mlflow_has_the_run_and_its_model(chapter):
-    workspace, recipe, outputs = chapter
+    workspace, _, outputs = chapter
     (run,) = recorded_runs(workspace, "ch04")
     metrics = json.loads(outputs["metrics/ch04.json"])
     named = {name if "cv_" in name else f"test_{name}": value for name, value in metrics.items()}
@@ -211,15 +211,15 @@ def test_mlflow_has_the_run_and_its_model(chapter):
     (dataset,) = (entry.dataset for entry in run.inputs.dataset_inputs)
     assert (dataset.name, dataset.digest) == ("ch04_housing", md5(outputs["data/prepared/ch04/housing.npz"]))
     assert figures_of(run) == ["loss.png", "predictions.png", "rooms_and_price.png"]
-    features = arrays(outputs, "data/prepared/ch04/housing.npz")["features"].astype(np.float32)
     model = load_recorded_model(run)
-    stored = arrays(outputs, "data/evaluated/ch04/predictions.npz")
     housing = arrays(outputs, "data/prepared/ch04/housing.npz")
-    first = {int(row): stored["train_predictions"][place] for place, row in enumerate(housing["train_rows"])}
-    first |= {int(row): stored["test_predictions"][place] for place, row in enumerate(housing["test_rows"])}
+    stored = arrays(outputs, "data/evaluated/ch04/predictions.npz")
+    expected = np.empty(len(housing["prices"]))  # of the first run, in the order of the rows
+    for part in ("train", "test"):
+        expected[housing[f"{part}_rows"]] = stored[f"{part}_predictions"]
     for count in (1, 7):
-        predictions = np.ravel(model.predict(features[:count]))
-        np.testing.assert_allclose(predictions, [first[row] for row in range(count)], rtol=1e-3)
+        predictions = np.ravel(model.predict(housing["features"][:count].astype(np.float32)))
+        np.testing.assert_allclose(predictions, expected[:count], rtol=1e-3)
 
 
 def test_history_has_a_loss_an_epoch(chapter):
