@@ -9,7 +9,7 @@ unexport PYTHONSAFEPATH  # with it `python -m stages…` would not find this fol
 .DEFAULT_GOAL := help
 
 help:            ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:           ## build the environment in .venv; quick when it is done
 	@$(PYTHON) setup_environment.py
@@ -40,8 +40,8 @@ lock: setup      ## pin the newest versions that pyproject.toml allows
 		--no-header --extra dev pyproject.toml -o requirements.lock
 
 clean:           ## remove the environment and what tools leave behind
-	rm -rf .venv .venv.lock .checkpoints .pytest_cache .ruff_cache
+	rm -rf .venv .venv.lock .pytest_cache .ruff_cache
 	find stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## remove, besides, all data, models and recorded runs
-	rm -rf data .dvc/cache .dvc/tmp mlflow.db* mlartifacts .mlflow.lock report.html dvc_plots
+distclean: clean ## remove, besides, all data, models, unfinished trainings and recorded runs
+	rm -rf .checkpoints data .dvc/cache .dvc/tmp mlflow.db* mlartifacts .mlflow.lock report.html dvc_plots

@@ -9,6 +9,7 @@ that index; `--torch-index ""` goes back to the lock file's own.
 from __future__ import annotations  # so that an older Python gets as far as the line that refuses it
 
 import argparse
+import ast
 import hashlib
 import os
 import re
@@ -28,6 +29,7 @@ LOCK = ROOT / "requirements.lock"
 STAMP = ENVIRONMENT / "requirements.sha256"
 BUSY = ROOT / ".venv.lock"  # held by the set-up that is at work
 PLACE = ENVIRONMENT / "place.txt"  # its programs name the folder: moved or copied, they start nothing, or another's
+UNFINISHED = "unfinished"  # what the stamp begins with until all is there
 OF_TORCH = re.compile(r"(?:torch|torchvision)==")
 OF_CUDA = re.compile(r"(?:nvidia|cuda|triton)\b")
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -46,16 +48,34 @@ def locked(package: str) -> str:
     return found[0]
 
 
-def uv_environment() -> dict[str, str]:
-    """Return the variables for uv: the environment to install into, and pip's index, which uv doesn't look up."""
-    variables = {**os.environ, "VIRTUAL_ENV": str(ENVIRONMENT)}
+def pip_settings() -> dict[str, str]:
+    """Return what pip is configured for, by the names of its options, such as "index-url"."""
     listed = subprocess.run([PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    found = dict(re.findall(r"^(\S+)\.index-url='(.*)'$", listed, re.MULTILINE))
+    found = re.findall(r"^(\S+)\.([\w-]+)=(['\"].*['\"])$", listed, re.MULTILINE)
     # As pip: its variable counts most, then what is set for its command, then what is set for all.
-    index = next((found[section] for section in (":env:", "install", "global") if section in found), None)
-    if index and "UV_DEFAULT_INDEX" not in variables:
-        variables["UV_DEFAULT_INDEX"] = index
-    return variables
+    sections = ("global", "install", ":env:")
+    found = [entry for entry in found if entry[0] in sections]
+    return {name: ast.literal_eval(value) for _, name, value in sorted(found, key=lambda e: sections.index(e[0]))}
+
+
+def uv_environment(settings: dict[str, str]) -> dict[str, str]:
+    """Return the variables for uv, with pip's settings, which uv doesn't look up; the user's own for uv count more.
+
+    An extra index is left out: of several uv takes the first that has a package, and its file may be another build.
+    """
+    # Those two name another Python to install into, from which uv would remove whatever is not in the lock file.
+    variables = {name: value for name, value in os.environ.items() if name not in ("UV_SYSTEM_PYTHON", "UV_PYTHON")}
+    of_pip = {
+        "UV_DEFAULT_INDEX": settings.get("index-url"),
+        "UV_FIND_LINKS": ",".join(settings.get("find-links", "").split()),
+        "UV_INSECURE_HOST": settings.get("trusted-host"),
+        "SSL_CERT_FILE": settings.get("cert"),
+        "ALL_PROXY": settings.get("proxy"),
+    }
+    for name, value in of_pip.items():
+        if value:
+            variables.setdefault(name, value)
+    return {**variables, "VIRTUAL_ENV": str(ENVIRONMENT)}
 
 
 def create_environment() -> None:
@@ -65,6 +85,8 @@ def create_environment() -> None:
         venv.create(ENVIRONMENT, with_pip=True, clear=True, symlinks=os.name != "nt")
     except BaseException as error:
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)  # half of one would be in the way
+        if isinstance(error, PermissionError):
+            raise SystemExit(f"{error}: end what runs from .venv, deactivate it, and try again") from None
         if not isinstance(error, subprocess.CalledProcessError):  # Debian's venv exits, and has said what to install
             raise
         raise SystemExit(
@@ -102,9 +124,18 @@ def alone() -> Iterator[None]:
 
 
 def is_whole() -> bool:
-    """Return whether there is an environment to install into, made in this place."""
+    """Return whether there is an environment to install into: made in this place, no half of one, and it works."""
     stayed = PLACE.exists() and PLACE.read_text(encoding="utf-8") == str(ENVIRONMENT.resolve())
-    return PYTHON.exists() and STAMP.exists() and stayed
+    if not (PYTHON.exists() and STAMP.exists() and stayed):
+        return False
+    # A set-up that was killed may have left a package half there, and known to uv as installed.
+    if STAMP.read_text(encoding="utf-8").startswith(UNFINISHED):
+        return False
+    # The system's Python may have gone, or be another version, which has no packages here.
+    try:
+        return subprocess.run([PYTHON, "-c", "import pip"], capture_output=True).returncode == 0
+    except OSError:  # a program for another processor
+        return False
 
 
 def wanted_stamp(index: str | None) -> str:
@@ -130,8 +161,8 @@ def set_up(stamp: str) -> None:
     print(f"Setting up {ENVIRONMENT} (a few minutes the first time)", flush=True)
     if not is_whole():
         create_environment()
-        PLACE.write_text(str(ENVIRONMENT.resolve()), encoding="utf-8")
-    STAMP.write_text(f"unfinished {index}", encoding="utf-8")  # until all is there
+    STAMP.write_text(f"{UNFINISHED} {index}", encoding="utf-8")  # until all is there
+    PLACE.write_text(str(ENVIRONMENT.resolve()), encoding="utf-8")
     installer, locked_here = ENVIRONMENT / "installer.txt", LOCK
     installer.write_text(locked("uv"), encoding="utf-8")
     if index:
@@ -141,14 +172,18 @@ def set_up(stamp: str) -> None:
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
     uv = [PYTHON, "-m", "uv", "pip"]
     # Compiled now, because an environment that can't write .pyc files would compile at every start.
-    options = ["--quiet", "--compile-bytecode"]
+    options = ["--python", PYTHON, "--quiet", "--compile-bytecode"]
+    settings = pip_settings()
+    variables = uv_environment(settings)
     try:
         subprocess.run([*pip, "-r", installer], check=True)
-        subprocess.run([*uv, "sync", "--require-hashes", *options, locked_here], check=True, env=uv_environment())
+        alone_here = settings.get("no-index", "").lower() in ("1", "on", "true", "yes")
+        sync = [*uv, "sync", "--require-hashes", *options, *(["--no-index"] if alone_here else []), locked_here]
+        subprocess.run(sync, check=True, env=variables)
         if index:
             torch = [pin.split()[0] for pin in pins() if OF_TORCH.match(pin)]
             source = ["--no-deps", *(["--no-index", "--find-links"] if wheels else ["--default-index"]), index]
-            subprocess.run([*uv, "install", *source, *options, *torch], check=True, env=uv_environment())
+            subprocess.run([*uv, "install", *source, *options, *torch], check=True, env=variables)
     except subprocess.CalledProcessError as error:
         origin = f"; torch comes from {index}, until --torch-index names another" if index else ""
         raise SystemExit(f"set-up failed (see above){origin}: {' '.join(map(str, error.cmd))}") from None

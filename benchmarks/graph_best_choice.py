@@ -45,8 +45,8 @@ def accuracies_of(group: str, runs: int, recipe: dict, seed: int, part: str) -> 
         "average_decay": recipe["best_average_decay"],
         "best_options": {name: recipe[name] for name in of_network},
     }
-    sizes = {"hidden_size": recipe["best_hidden_size"], "heads": recipe["heads"]}
-    arrays, _ = train_group(group, "best", seed, {group: runs}, **sizes, options=options, batch_nodes=0, fan_out=0)
+    shape = {"hidden_size": recipe["best_hidden_size"], **{name: recipe[name] for name in ("heads", "initial_weights")}}
+    arrays, _ = train_group(group, "best", seed, {group: runs}, **shape, options=options, batch_nodes=0, fan_out=0)
     weights = group_weights({name: torch.from_numpy(value) for name, value in arrays.items()}, group)
     with np.load(GRAPH) as loaded:
         arrays = dict(loaded)

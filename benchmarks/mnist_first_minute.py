@@ -13,7 +13,8 @@ import time
 import torch
 
 from benchmarks.shared import tuned_chapter
-from stages.ch07_mnist.dataset import load_split, random_affine
+from stages.ch07_mnist.augment import random_affine
+from stages.ch07_mnist.dataset import load_split
 from stages.ch07_mnist.evaluate import probabilities_of
 from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.train import Trainer, train

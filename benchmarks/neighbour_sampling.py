@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from stages.ch08_graphs.layers import Graph, SparseMatrix, build_graph, forward, start_network, stored_matrix
-from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
+from stages.ch08_graphs.layers import Graph, SparseMatrix, build_graph, forward, start_network
+from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS, stored_matrix
 from stages.ch08_graphs.sampling import Source, batches, predict_in_parts
 from stages.ch08_graphs.train import accuracies_at, parts_of, train
 from stages.common.memory import keep_freed_memory

@@ -34,7 +34,12 @@ def chapters_with_recipes(parameters: dict) -> list[str]:
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", check=True).stdout
+
+
+def shown(revision: str, path: str) -> str:
+    """Return a file's text at `revision`; the path is from this folder, which may lie within a larger repository."""
+    return git("show", f"{revision}:./{path}")
 
 
 def experiment_revision(name: str, head: str) -> str:
@@ -50,16 +55,16 @@ def collected_metrics(revision: str, chapter: str) -> dict:
     paths = git("ls-tree", "-r", "--name-only", revision, "metrics").splitlines()
     single = f"metrics/{chapter}.json"
     if single in paths:
-        return json.loads(git("show", f"{revision}:{single}"))
+        return json.loads(shown(revision, single))
     variants = [path for path in paths if Path(path).parent == Path(f"metrics/{chapter}")]
-    return {Path(path).stem: json.loads(git("show", f"{revision}:{path}")) for path in variants}
+    return {Path(path).stem: json.loads(shown(revision, path)) for path in variants}
 
 
 def collected_timings(revision: str, chapters: list[str]) -> dict[str, dict]:
     """Return chapter to the times that it took at `revision`, of the chapters that take times."""
     paths = git("ls-tree", "--name-only", revision, "metrics/timings/").splitlines()
     return {
-        chapter: json.loads(git("show", f"{revision}:{path}"))
+        chapter: json.loads(shown(revision, path))
         for chapter in chapters
         for path in paths
         if Path(path).stem == chapter
@@ -92,6 +97,14 @@ def main() -> int:
     if not in_git(Path.cwd()):
         print("error: DVC makes experiments in a git repository alone: clone the project with git", file=sys.stderr)
         return 1
+    own = Path(git("rev-parse", "--show-toplevel").rstrip("\n"), ".git/config")
+    if own.is_file() and not own.read_bytes().isascii():  # DVC copies it, as ASCII
+        print(
+            f"error: {own} has other letters than English ones, and DVC makes temporary copies only where it has none; "
+            "your name can stand in git config --global user.name: take it out here, git config --unset user.name",
+            file=sys.stderr,
+        )
+        return 1
     if unknown := git("ls-files", "--others", "--exclude-standard", "stages/*.py").splitlines():
         print(f"error: the copy has what git knows, and it doesn't know {unknown[0]}: git add it", file=sys.stderr)
         return 1
@@ -111,7 +124,7 @@ def main() -> int:
         write_json(RESULTS / f"{chapter}.json", collected_metrics(revision, chapter))
     for chapter, times in collected_timings(revision, chapters).items():
         write_json(RESULTS / f"timings/{chapter}.json", times)
-    lock = yaml.safe_load(git("show", f"{revision}:dvc.lock"))
+    lock = yaml.safe_load(shown(revision, "dvc.lock"))
     if LOCK.exists():
         earlier = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
         kept = {chapter for chapter in left_out if (RESULTS / f"{chapter}.json").exists()}

@@ -5,6 +5,7 @@ import stages  # noqa: F401  # isort: skip  # before NumPy and PyTorch, as in ev
 import faulthandler
 import hashlib
 import importlib
+import io
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ from stages.common.params import resolve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
     from mlflow.pyfunc import PyFuncModel
 
 ROOT = Path(__file__).parents[1]
@@ -263,6 +264,17 @@ class Workspace:
             (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
 
 
+def changed(first: dict[str, bytes], second: dict[str, bytes]) -> list[str]:
+    """Return the paths of two `outputs` that are not in both with the same content."""
+    return sorted(path for path in first.keys() | second.keys() if first.get(path) != second.get(path))
+
+
+def arrays(outputs: dict[str, bytes], path: str) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file of `outputs`."""
+    with np.load(io.BytesIO(outputs[path])) as loaded:
+        return dict(loaded)
+
+
 def curves(axes: "Axes") -> dict[str, list[tuple[float, float]]]:
     """Return the points of every curve of `axes` that has a label."""
     lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
@@ -288,6 +300,13 @@ def figures_of(run: "Run") -> list[str]:
 
     found = mlflow.artifacts.list_artifacts(run_id=run.info.run_id, artifact_path="figures")
     return sorted(Path(file.path).name for file in found)
+
+
+def history_of(run: "Run", metric: str) -> list["Metric"]:
+    """Return the values of a metric that the store has of a run."""
+    import mlflow
+
+    return mlflow.MlflowClient().get_metric_history(run.info.run_id, metric)
 
 
 def load_recorded_model(run: "Run") -> "PyFuncModel":
@@ -366,7 +385,10 @@ def open_workspace(tmp_path_factory, request) -> Callable[..., AbstractContextMa
         path = tmp_path_factory.mktemp("рабочая папка")  # as many have blanks and Cyrillic in their paths
         shutil.copy(ROOT / "dvc.yaml", path)
         # So that `python -m stages…` works there, and the code counts among a stage's dependencies.
-        os.symlink(ROOT / "stages", path / "stages")
+        try:
+            os.symlink(ROOT / "stages", path / "stages")
+        except OSError:  # Windows keeps links for administrators and developers
+            shutil.copytree(ROOT / "stages", path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
         if store:
             shutil.copy(request.getfixturevalue("empty_store"), path)
         with pytest.MonkeyPatch.context() as monkeypatch:

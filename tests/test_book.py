@@ -72,9 +72,9 @@ def test_book_results_stand_beside_the_default_ones():
 
 
 class Repository:
-    """A git repository, current while the test runs; `dvc` stands in for DVC, all other programs are real."""
+    """A project in a git repository, current while the test runs; `dvc` stands in for DVC, other programs are real."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, top: Path):
         self.path, self.calls, self.status, self.goes_on = path, [], 0, False
         self.cache = "/srv/dvc-cache"
         self.metrics = {"metrics/ch02.json": {"loss": 2.0}, "metrics/ch06/rnn.json": {"r2": 0.6}}
@@ -82,7 +82,7 @@ class Repository:
         self.lock = {"ch02_train": {"cmd": "book"}, "ch09_train": {"cmd": "tuned"}}
         for name in ("params.yaml", "dvc.yaml"):
             shutil.copyfile(ROOT / name, path / name)
-        self.git("init", "-q")
+        self.git("init", "-q", str(top))
         self.commit("start")
 
     def git(self, *arguments: str) -> str:
@@ -116,16 +116,19 @@ class Repository:
 REAL_RUN = subprocess.run
 
 
-@pytest.fixture
-def repository(tmp_path, monkeypatch) -> Repository:
-    monkeypatch.chdir(tmp_path)
-    repository = Repository(tmp_path)
+@pytest.fixture(params=[""], ids=["alone"])
+def repository(tmp_path, monkeypatch, request) -> Repository:
+    path = tmp_path / request.param
+    path.mkdir(exist_ok=True)
+    monkeypatch.chdir(path)
+    repository = Repository(path, tmp_path)
     monkeypatch.setattr(book.subprocess, "run", repository.run)
     monkeypatch.setattr(sys, "argv", ["book"])
     monkeypatch.setenv("PATH", os.environ["PATH"])  # so that what it is set to is undone
     return repository
 
 
+@pytest.mark.parametrize("repository", ["", "книга"], ids=["alone", "within a larger one"], indirect=True)
 def test_numbers_times_and_lock_are_the_experiments(repository):
     assert book.main() == 0
     assert read_json(book.RESULTS / "ch02.json") == {"loss": 2.0}
@@ -164,6 +167,14 @@ def test_a_cache_that_dvc_makes_no_temporary_copies_with_is_one_line(repository,
     assert book.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert repository.cache in line and "dvc cache dir --local" in line
+    assert repository.calls == []
+
+
+def test_settings_of_git_that_dvc_makes_no_temporary_copies_with_are_one_line(repository, capsys):
+    repository.git("config", "user.name", "Имя")
+    assert book.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ".git/config has other letters" in line and "git config --global user.name" in line
     assert repository.calls == []
 
 

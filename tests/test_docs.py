@@ -1,6 +1,7 @@
-"""The READMEs' tables say what metrics/ and metrics/book say."""
+"""The READMEs' tables say what metrics/ and metrics/book say, and docs/figures.md names what is there."""
 
 import re
+from pathlib import PurePath
 
 import pytest
 
@@ -9,6 +10,10 @@ from stages.common.files import read_json
 from tests.conftest import ROOT
 
 ROW = re.compile(r"^\|.*\| `(?P<file>ch[\w/]+\.json): (?P<key>\w+)` \| (?P<own>[^|]+) \| (?P<book>[^|]+) \|$", re.M)
+
+FIGURES = (ROOT / "docs/figures.md").read_text(encoding="utf-8")
+FACTS = sorted(set((ROOT / "metrics/facts").glob("*.json")) - {ROOT / "metrics/facts/ch01.json"})  # that is by topic
+PLACES = re.findall(r"^\| (\d) \| (.*) \| (.*) \|$", FIGURES, re.M)  # chapter, figures, programs and pictures
 
 
 def shown(value: float | None) -> str:
@@ -40,3 +45,35 @@ def test_table_of_results_is_that_of_the_metrics(page):
     for row in rows:
         own, book = measured(row["file"], row["key"])
         assert (row["own"], row["book"]) == (shown(own), shown(book)), row[0]
+
+
+@pytest.mark.parametrize(("chapter", "figures", "places"), PLACES, ids=[f"{row[0]}: {row[1]}" for row in PLACES])
+def test_the_books_figures_are_where_they_are_said_to_be(chapter, figures, places):
+    (package,) = (ROOT / "stages").glob(f"ch0{chapter}_*")
+    folders = {".py": package, ".png": ROOT / f"metrics/plots/ch0{chapter}"}
+    source = "".join(path.read_text(encoding="utf-8") for path in package.glob("*.py"))
+    facts = "`expressions.py`" if chapter == "1" else "`facts.py`"
+    named = re.findall(r"`([\w./]+)`", places.replace("`facts`", facts))
+    assert named
+    for name in named:
+        folder = folders.get(PurePath(name).suffix)
+        if name.startswith("metrics/") or name == "setup_environment.py":
+            folder = ROOT
+        if folder is None:
+            assert re.search(rf"^(def|class) {name}\b", source, re.M), name
+        else:
+            assert (folder / name).exists(), name
+
+
+@pytest.mark.parametrize("path", FACTS, ids=lambda path: path.stem)
+def test_figures_that_statements_are_of_are_among_the_facts(path):
+    numbers = set()
+    for chapter, figures, places in PLACES:
+        if chapter == path.stem[-1] and "`facts`" in places:
+            for first, last in re.findall(r"(\d+)(?: to (\d+))?", figures.partition(":")[0]):
+                numbers |= set(range(int(first), int(last or first) + 1))
+    assert {int(fact["figure"]) for fact in read_json(path)["facts"] if fact["figure"] != "text"} <= numbers
+
+
+def test_every_chapter_has_its_figures():
+    assert {chapter for chapter, _, _ in PLACES} == set("123456789") and len(PLACES) > 40

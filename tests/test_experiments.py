@@ -16,6 +16,7 @@ import yaml
 from tests.conftest import IN_GIT, ROOT, VARIABLES
 
 TARGET = "ch06_evaluate@lstm"
+FIGURES = ["forecast.png", "loss.png", "noise_levels.png", "series.png"]
 DEADLINE = 480  # seconds for a command, and for a queue of two experiments
 
 
@@ -100,9 +101,12 @@ def test_queue_with_two_workers_loses_nothing_though_the_store_does_not_exist(re
     assert names == set(repository.run("dvc", "exp", "list", "--name-only").split())
 
 
-def test_temporary_copy_leaves_its_run_in_the_main_workspace_under_its_name(repository):
-    repository.run("dvc", "exp", "run", "--temp", "-n", "quiet", "-S", "noise_level=0.0", TARGET)
-    (run,) = repository.runs()
-    assert run.info.run_name == "quiet-lstm"
-    repository.check_run(run)
+def test_temporary_copy_leaves_its_runs_in_the_main_workspace_under_its_name(repository):
+    repository.run("dvc", "exp", "run", "--temp", "-n", "quiet", "-S", "noise_level=0.0", "ch06_plot")
+    runs = repository.runs()
+    assert sorted(run.info.run_name for run in runs) == ["quiet-lstm", "quiet-rnn"]
+    for run in runs:
+        repository.check_run(run)
+        figures = file_path(run.info.artifact_uri) / "figures"
+        assert sorted(path.name for path in figures.iterdir()) == FIGURES
     assert not (repository.path / "metrics/ch06/lstm.json").exists()  # the workspace keeps what it had

@@ -85,7 +85,8 @@ def test_tables_have_every_number_of_a_chapter(chapter, monkeypatch):
                     {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
                 )
                 for key, part in parts.items():
-                    expected[frozenset([key, source, *([variant] if variant else [])])] = part
+                    if part is not None:  # a loss that never fell so far; it shows as a missing one
+                        expected[frozenset([key, source, *([variant] if variant else [])])] = part
     assert found.keys() == expected.keys()
     for place, value in expected.items():
         if isinstance(value, bool):

@@ -13,6 +13,7 @@ import pytest
 import setup_environment
 
 TORCH = {"torch", "torchvision"}
+CREATE = setup_environment.create_environment
 
 
 @pytest.fixture
@@ -35,12 +36,17 @@ def set_up(tmp_path, monkeypatch):
     commands: list[list[str]] = []
 
     def run(command, **options):
-        if "config" not in command:  # which asks for pip's index
+        if "config" not in command and "import pip" not in command:  # which ask for pip's settings, and for pip
             commands.append([str(part) for part in command])
             assert options["check"]
             if "uv" in command:
+                assert command[command.index("--python") + 1] == setup_environment.PYTHON
                 assert options["env"]["VIRTUAL_ENV"] == str(environment)
-        return subprocess.CompletedProcess(command, 0, stdout="")
+                assert not {"UV_SYSTEM_PYTHON", "UV_PYTHON"} & options["env"].keys()
+        return subprocess.CompletedProcess(command, main.status if "import pip" in command else 0, stdout="")
+
+    monkeypatch.setenv("UV_SYSTEM_PYTHON", "1")
+    monkeypatch.setattr(setup_environment, "create_environment", lambda: main.made.append(True))
 
     def main(*arguments: str) -> list[list[str]]:
         commands.clear()
@@ -49,6 +55,7 @@ def set_up(tmp_path, monkeypatch):
         setup_environment.main()
         return list(commands)
 
+    main.status, main.made = 0, []  # of `import pip`; of every new environment
     return main
 
 
@@ -101,8 +108,10 @@ def test_what_failed_is_done_again_with_the_same_index(set_up, monkeypatch):
     set_up("--torch-index", "folder")
     setup_environment.STAMP.write_text(setup_environment.STAMP.read_text().replace(" folder", " other"))
 
-    def fail(command, **options):
-        raise subprocess.CalledProcessError(1, command)
+    def fail(command, check=False, **_):
+        if check:
+            raise subprocess.CalledProcessError(1, command)
+        return subprocess.CompletedProcess(command, 0, stdout="")
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", ["setup_environment.py", "--torch-index", "folder"])
@@ -122,6 +131,8 @@ def test_what_failed_is_done_again_with_the_same_index(set_up, monkeypatch):
     ],
 )
 def test_half_an_environment_is_not_left_behind(set_up, monkeypatch, error, message):
+    monkeypatch.setattr(setup_environment, "create_environment", CREATE)
+
     def create(environment, **options):
         (environment / "lib").mkdir(parents=True, exist_ok=True)
         raise error
@@ -133,20 +144,29 @@ def test_half_an_environment_is_not_left_behind(set_up, monkeypatch, error, mess
     assert not setup_environment.ENVIRONMENT.exists()
 
 
-def test_an_environment_that_a_killed_set_up_left_is_made_anew(set_up, monkeypatch):
-    made = []
-    monkeypatch.setattr(setup_environment, "create_environment", lambda: made.append(True))
+def test_an_environment_that_a_killed_set_up_left_is_made_anew(set_up):
     setup_environment.STAMP.unlink()  # it is written when the environment is whole, before anything is installed
     set_up()
-    assert made == [True]
+    assert set_up.made == [True]
     set_up("--torch-index", "folder")
-    assert made == [True]
+    assert set_up.made == [True]
+    setup_environment.STAMP.write_text("unfinished folder", encoding="utf-8")  # killed while it installed
+    assert "folder" in set_up()[-1]
+    assert set_up.made == [True, True]
+    assert set_up() == []
 
 
-def test_an_environment_that_was_moved_or_copied_is_made_anew(set_up, monkeypatch, tmp_path):
-    made = []
-    monkeypatch.setattr(setup_environment, "create_environment", lambda: made.append(True))
+def test_an_environment_whose_python_went_or_is_another_is_made_anew(set_up):
     set_up()
+    assert set_up.made == []
+    set_up.status = 1
+    assert len(set_up()) == 2
+    assert set_up.made == [True]
+
+
+def test_an_environment_that_was_moved_or_copied_is_made_anew(set_up, tmp_path):
+    set_up()
+    made = set_up.made
     assert made == []
     for place in (str(tmp_path / "elsewhere/.venv"), None):  # and one that doesn't tell
         if place:
@@ -183,19 +203,55 @@ def test_one_set_up_at_a_time(set_up, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("configured", "index"),
+    ("configured", "expected"),
     [
-        ("", None),
-        ("global.index-url='https://a/simple'\nglobal.timeout='60'\n", "https://a/simple"),
-        ("global.index-url='https://a/simple'\ninstall.index-url='https://b/simple'\n", "https://b/simple"),
-        (":env:.index-url='https://c/simple'\nglobal.index-url='https://a/simple'\n", "https://c/simple"),
+        ("", {}),
+        ("global.index-url='https://a/simple'\nglobal.timeout='60'\n", {"UV_DEFAULT_INDEX": "https://a/simple"}),
+        (
+            "global.index-url='https://a/simple'\ninstall.index-url='https://b/simple'\n",
+            {"UV_DEFAULT_INDEX": "https://b/simple"},
+        ),
+        (
+            ":env:.index-url='https://c/simple'\nglobal.index-url='https://a/simple'\n",
+            {"UV_DEFAULT_INDEX": "https://c/simple"},
+        ),
+        ("download.index-url='https://d/simple'\nglobal.extra-index-url='https://e/simple'\n", {}),
+        (r"global.find-links='\n/a\n/b'", {"UV_FIND_LINKS": "/a,/b"}),
+        (
+            "global.trusted-host='e'\nglobal.cert='/srv/school.pem'\nglobal.proxy='http://school:3128'\n",
+            {"UV_INSECURE_HOST": "e", "SSL_CERT_FILE": "/srv/school.pem", "ALL_PROXY": "http://school:3128"},
+        ),
     ],
 )
-def test_uv_has_the_index_that_pip_has(monkeypatch, configured, index):
-    monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
-    done = subprocess.CompletedProcess([], 0, stdout=configured)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    assert setup_environment.uv_environment().get("UV_DEFAULT_INDEX") == index
+def test_packages_come_from_where_pip_has_them(monkeypatch, configured, expected):
+    names = ("UV_DEFAULT_INDEX", "UV_FIND_LINKS", "UV_INSECURE_HOST", "SSL_CERT_FILE", "ALL_PROXY")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout=configured))
+    found = setup_environment.uv_environment(setup_environment.pip_settings())
+    assert {name: found[name] for name in names if name in found} == expected
+    for name in expected:
+        monkeypatch.setenv(name, "the user's own for uv")
+    found = setup_environment.uv_environment(setup_environment.pip_settings())
+    assert all(found[name] == "the user's own for uv" for name in expected)
+
+
+@pytest.mark.parametrize(("value", "alone"), [("1", True), ("True", True), ("false", False), ("", False)])
+def test_a_folder_of_wheels_may_be_the_only_source(set_up, monkeypatch, value, alone):
+    monkeypatch.setattr(setup_environment, "pip_settings", lambda: {"no-index": value, "find-links": "/srv/wheels"})
+    _, sync = set_up()
+    assert ("--no-index" in sync) == alone
+
+
+def test_a_program_of_the_environment_that_runs_is_one_line(set_up, monkeypatch):
+    def create(*_, **__):
+        raise PermissionError(13, "Access is denied", ".venv/python.exe")
+
+    monkeypatch.setattr(setup_environment, "create_environment", CREATE)
+    monkeypatch.setattr(setup_environment.venv, "create", create)
+    setup_environment.STAMP.write_text("unfinished ", encoding="utf-8")
+    with pytest.raises(SystemExit, match="python.exe': end what runs from .venv"):
+        set_up()
 
 
 def test_torch_from_a_folder_of_wheels(set_up, tmp_path):

@@ -26,6 +26,21 @@ def test_forecasts_are_nearly_as_good_as_the_noise_allows(cell):
     assert metrics["persistence_r2"] < metrics["r2"] < metrics["r2_ceiling"] + 0.015
 
 
+def test_graph_networks_use_the_graph():
+    own = {path.stem: read_json(path) for path in (METRICS / "ch08").glob("*.json")}
+    assert own["gcn"]["accuracy_mean"] >= 0.815 and own["best"]["accuracy_mean"] >= 0.850
+    floors = max(own["mlp"]["accuracy_mean"], own["label_propagation"]["accuracy_mean"])
+    assert own["gcn"]["accuracy_mean"] > floors + 0.05
+    assert read_json(METRICS / "book/ch08.json")["gcn"]["accuracy_mean"] == pytest.approx(0.795, abs=0.015)
+
+
+def test_translations_are_better_than_a_translation_memorys():
+    metrics = read_json(METRICS / "ch09.json")
+    for score in ("bleu", "chrf"):
+        assert metrics[score] >= metrics[f"memory_{score}"] + 5
+        assert metrics[score] > metrics[f"network_{score}"]
+
+
 def test_digits_are_recognised():
     assert read_json(METRICS / "ch07.json")["accuracy"] >= 0.995
     assert read_json(METRICS / "book/ch07.json")["accuracy"] == pytest.approx(0.9625, abs=0.005)

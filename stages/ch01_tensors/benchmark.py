@@ -18,6 +18,7 @@ from stages.common.devices import set_up_torch
 from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure
 from stages.common.files import write_json
 from stages.common.params import declared_parameters
+from stages.common.progress import progress
 
 TIMINGS = Path("metrics/timings/ch01.json")
 PLOT = Path("metrics/plots/ch01/timings.png")
@@ -60,7 +61,8 @@ def measure(
     """
     waits = {"cuda": torch.cuda.synchronize if synchronize else lambda: None}
     results: dict[str, dict[str, dict[str, float]]] = {}
-    for size in sizes:
+    # A line for each size; within one, a bar would take time from what is timed.
+    for size in progress(sizes, "ch01 sizes timed"):
         x, y = draw_matrices(size, matrices, seed)
         cases = {name: (product, x, y) for name, product in PRODUCTS.items() if name != "loops" or size <= loops_up_to}
         if torch.cuda.is_available():
@@ -114,7 +116,7 @@ def main() -> None:
         for size, row in by_size.items()
         for unit, value in row.items()
     }
-    fixed = {"seed": parameters.seed, **parameters.ch01.select("recipe", "num_threads")}
+    fixed = {**parameters.select("seed", "instructions"), **parameters.ch01.select("recipe", "num_threads")}
     tracking.record_results("ch01_benchmark", TIMINGS, metrics=flat, parameters={**fixed, **options}, figures=[PLOT])
 
 

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import PositiveInt, Strict, Threads
+from stages.common.schema import Chapter, PositiveInt, Strict
 
 Size = Annotated[int, Field(ge=2, le=10_000)]
 
 
 class Recipe(Strict):
-    """One way through chapter 1; figures as in the book's program."""
+    """One way through chapter 1."""
 
     matrices: Literal["normal", "ones"]
     sizes: Annotated[list[Size], Field(min_length=1, max_length=12)]
@@ -30,8 +30,5 @@ class Recipe(Strict):
         return self
 
 
-class Tensors(Strict):
-    recipe: Literal["tuned", "book"]
-    num_threads: Threads
-    tuned: Recipe
-    book: Recipe
+class Tensors(Chapter[Recipe]):
+    pass

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from stages.common.figures import BLUE, GREEN, RED, new_figure, save_figure, write_recorded
+from stages.common.figures import BLUE, GREEN, RED, new_figure, record_figures, save_figure
 from stages.common.files import read_json
 from stages.common.params import declared_parameters
 
@@ -67,21 +67,19 @@ def plot_rounding(sizes: np.ndarray, errors: dict[str, np.ndarray], path: Path) 
 
 def main() -> None:
     parameters = declared_parameters("ch01_plot")
-    matrices = parameters.ch01.active.matrices
+    instructions, matrices = parameters.instructions, parameters.ch01.active.matrices
     with np.load(ARRAYS) as loaded:
         arrays = dict(loaded)
     plot_tensors({name: arrays[name] for name in ("vector", "matrix", "cube")}, PLOTS / "tensors.png")
     plot_rounding(arrays["sizes"], {name: arrays[name] for name in LABELS}, PLOTS / "rounding.png")
 
-    figures = [PLOTS / "tensors.png", PLOTS / "rounding.png"]
-    tracking.record_results(
-        "ch01_plot",
-        ARRAYS,
-        metrics=read_json("metrics/ch01.json"),
-        parameters={"recipe": parameters.ch01.recipe, "matrices": matrices},
-        figures=figures,
-    )
-    write_recorded("data/recorded/ch01.json", figures)
+    result = {
+        "model_file": ARRAYS,
+        "metrics": read_json("metrics/ch01.json"),
+        "parameters": {"instructions": instructions, "recipe": parameters.ch01.recipe, "matrices": matrices},
+    }
+    # The chapter's folder has the benchmark's figure, too.
+    record_figures("ch01_plot", result, figures=[PLOTS / "tensors.png", PLOTS / "rounding.png"])
 
 
 if __name__ == "__main__":

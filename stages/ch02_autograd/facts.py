@@ -1,7 +1,8 @@
-"""What figs. 10 to 17 show about autograd, each as a statement that is computed and found true or false."""
+"""What chapter 2 shows and says of autograd, each as a statement that is computed and found true or false."""
 
 import torch
 
+from stages.ch02_autograd.graph import walk
 from stages.common.facts import Facts, collected, raises
 
 
@@ -78,6 +79,23 @@ def stopping() -> Facts:
     yield "16", "behind no_grad() recording goes on", a.requires_grad and (a**2).requires_grad
 
 
+def halvings(x: torch.Tensor) -> torch.Tensor:
+    """Halve x until it is at most 1: how often depends on x."""
+    while x > 1:
+        x = x / 2
+    return x
+
+
+def dynamic_graphs() -> Facts:
+    """The graph is recorded anew at every pass, and may depend on the data."""
+    x, y = (torch.tensor(value, requires_grad=True) for value in (3.0, 12.0))
+    divisions = [len(walk(halvings(value), {})["nodes"]) - 1 for value in (x, y)]  # a node is the leaf's
+    yield "text", "a loop that depends on the data: 3 is halved by 2 nodes of a graph, 12 by 4", divisions == [2, 4]
+    for value in (x, y):
+        halvings(value).backward()
+    yield "text", "and has the right gradient, 1/4 and 1/16", [x.grad.item(), y.grad.item()] == [1 / 4, 1 / 16]
+
+
 def accumulation() -> Facts:
     """Fig. 17: gradients add up until they are set to zero."""
     weights = torch.ones(4, requires_grad=True)
@@ -105,4 +123,4 @@ def accumulation() -> Facts:
 
 def all_facts() -> list[dict[str, str | bool]]:
     """Return every statement as {"figure", "statement", "holds"}; seed PyTorch before for the same random tensors."""
-    return collected((tracking, gradients, vector_jacobian_products, stopping, accumulation))
+    return collected((tracking, gradients, vector_jacobian_products, stopping, dynamic_graphs, accumulation))

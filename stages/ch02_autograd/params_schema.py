@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Chapter, PositiveFloat, PositiveInt, Strict
 
 Iterations = Annotated[int, Field(ge=1, le=10_000)]
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class Recipe(Strict):
-    """One way through chapter 2; pages and figures as in the book's program."""
+    """One way through chapter 2."""
 
     points: PositiveInt
     slope: Weight
@@ -31,8 +31,5 @@ class Recipe(Strict):
         return self
 
 
-class Autograd(Strict):
-    recipe: Literal["tuned", "book"]
-    num_threads: Threads
-    tuned: Recipe
-    book: Recipe
+class Autograd(Chapter[Recipe]):
+    pass

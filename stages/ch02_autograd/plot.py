@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.ch02_autograd.book_tables import FIG_20, FIG_23
-from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure, write_recorded
+from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, record_figures, save_figure
 from stages.common.files import read_json
 from stages.common.params import declared_parameters
 
@@ -90,15 +90,12 @@ def main() -> None:
         plot_descents(dict(descent), recipe.gradient, PLOTS / "descent.png")
     plot_graph(read_json("data/evaluated/ch02/graph.json"), PLOTS / "graph.png")
 
-    figures = sorted(PLOTS.glob("[!.]*.png"))
-    tracking.record_results(
-        "ch02_plot",
-        Path("data/models/ch02/weights.safetensors"),
-        metrics=read_json("metrics/ch02.json"),
-        parameters=recipe.select("difference_step"),
-        figures=figures,
-    )
-    write_recorded("data/recorded/ch02.json", figures)
+    result = {
+        "model_file": Path("data/models/ch02/weights.safetensors"),
+        "metrics": read_json("metrics/ch02.json"),
+        "parameters": recipe.select("difference_step"),
+    }
+    record_figures("ch02_plot", result)
 
 
 if __name__ == "__main__":

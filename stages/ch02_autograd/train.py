@@ -111,7 +111,7 @@ def main() -> None:
     with placed(MODEL) as path:
         save_file({way: run["weight"][-1:] for way, run in ways.items()}, path)
     history = {name: values.tolist() for name, values in ways["autograd"].items()}
-    write_history("metrics/history/ch02.csv", history)
+    write_history("metrics/history/ch02.csv", history, unit="iteration")
     tracking.record_training(
         "ch02_train",
         None,

@@ -106,13 +106,13 @@ def share_sum_error(softmax_dim: str) -> float:
     return (shares.sum(dim=-1) - 1).abs().max().item()
 
 
-def steps_to(losses: list[float], share: float) -> int:
-    """Return after how many steps the loss stays below `share` of the first one, the loss before any; 0 if it doesn't.
+def steps_to(losses: list[float], share: float) -> int | None:
+    """Return after how many steps the loss stays below `share` of the first one, the loss before any; None: never.
 
     `losses` has the loss before each step.
     """
     above = [step for step, loss in enumerate(losses, start=1) if loss >= share * losses[0]]
-    return above[-1] if above[-1] < len(losses) else 0
+    return above[-1] if above[-1] < len(losses) else None
 
 
 @torch.no_grad()

@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.common.schema import PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Chapter, PositiveFloat, PositiveInt, Strict
 
 Steps = Annotated[int, Field(ge=1, le=100_000)]
 Runs = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Recipe(Strict):
-    """One way through chapter 3; figures as in the book's program."""
+    """One way through chapter 3."""
 
     activation_points: Annotated[int, Field(ge=30, le=100_000)]  # with fewer a slope looks like a jump
     target_noise: Annotated[float, Field(ge=0, le=1000)]
@@ -35,8 +35,5 @@ class Recipe(Strict):
     adagrad_rate: PositiveFloat
 
 
-class Perceptrons(Strict):
-    recipe: Literal["tuned", "book"]
-    num_threads: Threads
-    tuned: Recipe
-    book: Recipe
+class Perceptrons(Chapter[Recipe]):
+    pass

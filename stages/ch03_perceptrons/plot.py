@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.ch03_perceptrons.generate import PATTERNS
-from stages.common.figures import BLUE, GREEN, RED, curve_marker, new_figure, save_figure, write_recorded
+from stages.common.figures import BLUE, GREEN, RED, curve_marker, new_figure, record_figures, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -142,15 +142,12 @@ def main() -> None:
     rates = {"sgd": recipe.sgd_rate, "adam": recipe.adam_rate, "adagrad": recipe.adagrad_rate}
     plot_optimizers(read_history("metrics/history/ch03.csv"), rates, PLOTS / "optimizers.png")
 
-    figures = sorted(PLOTS.glob("[!.]*.png"))
-    tracking.record_results(
-        "ch03_plot",
-        Path("data/models/ch03/networks.safetensors"),
-        metrics=metrics,
-        parameters=recipe.select("activation_points", "softmax_dim"),
-        figures=figures,
-    )
-    write_recorded("data/recorded/ch03.json", figures)
+    result = {
+        "model_file": Path("data/models/ch03/networks.safetensors"),
+        "metrics": {name: value for name, value in metrics.items() if value is not None},
+        "parameters": recipe.select("activation_points", "softmax_dim"),
+    }
+    record_figures("ch03_plot", result)
 
 
 if __name__ == "__main__":

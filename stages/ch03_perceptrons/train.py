@@ -188,12 +188,10 @@ def main() -> None:
         data = (arrays[f"{name}_inputs"], arrays[f"{name}_targets"], recipe.layer_rate, recipe.layer_epochs)
         rules = {"rule": widrow_hoff(*data), "autograd": widrow_hoff_autograd(*data, recipe.layer_loss)}
         for rule, steps in rules.items():
-            path_weight, path_bias = (np.stack(values) for values in zip(*steps, strict=True))
-            ways[f"{name}_{rule}_weight"], ways[f"{name}_{rule}_bias"] = path_weight, path_bias
-        weights |= {
-            f"{name}.weight": torch.from_numpy(path_weight[-1]),
-            f"{name}.bias": torch.from_numpy(path_bias[-1]),
-        }
+            for key, values in zip(("weight", "bias"), zip(*steps, strict=True), strict=True):
+                ways[f"{name}_{rule}_{key}"] = np.stack(values)
+        for key in ("weight", "bias"):
+            weights[f"{name}.{key}"] = torch.from_numpy(ways[f"{name}_rule_{key}"][-1])
 
     for name, hidden in {"xor_one": 0, "xor_two": recipe.xor_hidden}.items():
         trained = train_xor(
@@ -222,7 +220,7 @@ def main() -> None:
     save_arrays(TRAINING, **ways)
     with placed(MODEL) as path:
         save_file({name: value.contiguous() for name, value in weights.items()}, path)
-    write_history("metrics/history/ch03.csv", history)
+    write_history("metrics/history/ch03.csv", history, unit="step")
     tracking.record_training(
         "ch03_train",
         None,

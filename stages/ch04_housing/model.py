@@ -1,6 +1,6 @@
 """The networks of chapter 4 (fig. 40), many side by side: B independent networks as one batch of matrix products.
 
-Beside a run's networks there may be a Gaussian process, the limit of ever wider networks.
+Beside a run's networks there may be a Gaussian process (stages/ch04_housing/gaussian_process.py).
 
 Letters of the shapes: R runs (a seed and a set of training rows each), M members of a run's ensemble, B = R·M networks,
 N rows, F = 13 features, K frequencies, D embedding size. Inside, the rows come last: a few values of many rows each are

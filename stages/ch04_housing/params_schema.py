@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Chapter, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 
 Column = Literal["CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT"]
 DISTRICTS = 506
@@ -49,11 +49,7 @@ class Recipe(Strict):
         return self
 
 
-class Housing(Strict):
-    recipe: Literal["tuned", "book"]
-    num_threads: Threads
+class Housing(Chapter[Recipe]):
     runs: Annotated[int, Field(ge=2)]  # of fewer there is no spread
     cv_splits: Annotated[int, Field(ge=2, le=DISTRICTS // 10)]  # R² of fewer than ten rows says nothing
     cv_repeats: PositiveInt
-    tuned: Recipe
-    book: Recipe

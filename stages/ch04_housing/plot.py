@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stages.common.figures import BLUE, GREY, RED, curve_marker, new_figure, save_figure, write_recorded
+from stages.common.figures import BLUE, GREY, RED, curve_marker, new_figure, record_figures, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -48,7 +48,7 @@ def plot_predictions(pairs: dict[str, tuple[np.ndarray, np.ndarray]], r2: float,
     values = np.concatenate([values for pair in pairs.values() for values in pair])
     limits = [min(0, values.min() * 1.04), values.max() * 1.04]
     axes.plot(limits, limits, color=GREY, linestyle="--", linewidth=1)
-    axes.set(title=f"Predicted and true prices, R² {r2:.3f} on the test rows", xlim=limits, ylim=limits, aspect="equal")
+    axes.set(title=f"First run: R² {r2:.3f} on the test rows", xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel="true price, 1,000 dollars", ylabel="predicted price, 1,000 dollars")
     axes.legend()
     save_figure(figure, path)
@@ -63,9 +63,7 @@ def main() -> None:
         pairs = {name: (arrays[name], arrays[f"{name}_predictions"]) for name in ("train", "test")}
     plot_predictions(pairs, read_json("metrics/ch04.json")["r2"], PLOTS / "predictions.png")
 
-    figures = sorted(PLOTS.glob("[!.]*.png"))
-    tracking.record_results("ch04_plot", Path("data/models/ch04/runs.safetensors"), figures=figures)
-    write_recorded("data/recorded/ch04.json", figures)
+    record_figures("ch04_plot", {"model_file": Path("data/models/ch04/runs.safetensors")})
 
 
 if __name__ == "__main__":

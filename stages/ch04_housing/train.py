@@ -230,7 +230,7 @@ def main() -> None:
         history=history,
         datasets={"ch04_housing": Path(HOUSING)},
         started=started,
-        parameters={**shape, **shape_parameters},
+        parameters={"rows": len(prices)},
         model=model.first_run().eval(),
         example=features[:2].float().numpy(),
     )

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from stages.ch05_recurrent_cells.facts import all_facts, differences
 from stages.ch05_recurrent_cells.model import LAYERS, RecurrentNetwork
-from stages.ch05_recurrent_cells.tasks import MODES, Batch, draw_recall, loss_of, score
+from stages.ch05_recurrent_cells.tasks import MODES, Batch, draw_recall, loss_of
 from stages.ch05_recurrent_cells.train import model_path
 from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
@@ -46,6 +46,14 @@ def gradient_norms(network: RecurrentNetwork, batch: Batch) -> np.ndarray:
     # A sum over the batch: each sequence's gradient is that of its own loss.
     (gradient,) = torch.autograd.grad(loss_of(network(inputs), targets, reduction="sum"), inputs)
     return gradient.norm(dim=-1).mean(dim=-1).flip(0).numpy()  # (time, batch, in) → (time,)
+
+
+def score(outputs: torch.Tensor, targets: torch.Tensor, measure: str) -> float:
+    """Return R², or the share of sequences that are right at every step that counts."""
+    due = outputs[-len(targets) :]
+    if measure == "r2":
+        return (1 - (due - targets).square().sum() / (targets - targets.mean()).square().sum()).item()
+    return (due.argmax(dim=-1) == targets).all(dim=0).float().mean().item()
 
 
 def memory_length(accuracies: dict[int, float]) -> int:

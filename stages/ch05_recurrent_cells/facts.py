@@ -142,6 +142,18 @@ def gate_facts() -> Facts:
     yield "51", "outputs stay between −1 and 1", bool((outputs.abs() <= 1).all())
 
 
+def mode_facts() -> Facts:
+    """Fig. 53: with a single step nothing recurs."""
+    weight = torch.eye(20).requires_grad_()
+    inputs, bias = torch.linspace(-1, 1, 20).expand(4, 20), torch.zeros(20)
+    state = (torch.zeros(4, 20),)
+    (once,) = torch.autograd.grad(rnn_step(inputs, state, weight, bias)[0].sum(), weight)
+    yield "53", "one to one: of a single step from zero W gets no gradient, nothing recurs", not once.any()
+    state = rnn_step(inputs, state, weight, bias)
+    (twice,) = torch.autograd.grad(rnn_step(inputs, state, weight, bias)[0].sum(), weight)
+    yield "53", "of two steps it gets one", bool(twice.any())
+
+
 def all_facts() -> list[dict[str, str | bool]]:
     """Return every statement as {"figure", "statement", "holds"}; seed PyTorch before for the same random tensors."""
-    return collected((shape_facts, unrolling_facts, time_facts, gate_facts))
+    return collected((shape_facts, unrolling_facts, time_facts, gate_facts, mode_facts))

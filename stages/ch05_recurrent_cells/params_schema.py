@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Chapter, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 
 Length = Annotated[int, Field(ge=1, le=10_000)]
 Steps = Annotated[int, Field(ge=1, le=100_000)]
@@ -38,8 +38,5 @@ class Recipe(Strict):
         return self
 
 
-class RecurrentCells(Strict):
-    recipe: Literal["tuned", "book"]
-    num_threads: Threads
-    tuned: Recipe
-    book: Recipe
+class RecurrentCells(Chapter[Recipe]):
+    pass

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.figures import BLUE, GREEN, GREY, RED, curve_marker, new_figure, save_figure, write_recorded
+from stages.common.figures import BLUE, GREEN, GREY, RED, curve_marker, new_figure, record_figures, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -75,15 +75,8 @@ def main() -> None:
         plot_gradients(dict(norms), PLOTS / "gradients.png")
     plot_losses({cell: read_history(f"metrics/history/ch05/{cell}.csv") for cell in CELLS}, lengths, PLOTS / "loss.png")
 
-    figures = sorted(PLOTS.glob("[!.]*.png"))
-    for cell in CELLS:
-        tracking.record_results(
-            "ch05_plot",
-            Path(f"data/models/ch05/{cell}.safetensors"),
-            metrics=metrics[cell],
-            figures=figures,
-        )
-    write_recorded("data/recorded/ch05.json", figures)
+    models = {cell: Path(f"data/models/ch05/{cell}.safetensors") for cell in CELLS}
+    record_figures("ch05_plot", *({"model_file": models[cell], "metrics": metrics[cell]} for cell in CELLS))
 
 
 if __name__ == "__main__":

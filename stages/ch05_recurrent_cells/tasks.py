@@ -93,11 +93,3 @@ def loss_of(outputs: torch.Tensor, targets: torch.Tensor, reduction: str = "mean
     if targets.dtype == torch.long:
         return F.cross_entropy(due.flatten(0, 1), targets.flatten(), reduction=reduction)
     return F.mse_loss(due, targets, reduction=reduction)
-
-
-def score(outputs: torch.Tensor, targets: torch.Tensor, measure: str) -> float:
-    """Return R², or the share of sequences that are right at every step that counts."""
-    due = outputs[-len(targets) :]
-    if measure == "r2":
-        return (1 - (due - targets).square().sum() / (targets - targets.mean()).square().sum()).item()
-    return (due.argmax(dim=-1) == targets).all(dim=0).float().mean().item()

@@ -49,7 +49,6 @@ def train(
         schedule: "constant", or "one_cycle" (Smith and Topin, 2017) with its peak at `learning_rate`.
         gradient_clip: largest norm of the gradient; 0 for no limit.
     """
-    # Fused, because with so few weights a step's time is that of its calls.
     optimizer = Adam(model.parameters(), lr=learning_rate)
     scheduler = None
     if schedule == "one_cycle":
@@ -190,7 +189,7 @@ def main() -> None:
             )
         losses = {name: losses for name, (losses, _) in own.items()}
         histories[cell] = mean_losses(losses, budget["lengths"], budget["runs"])
-        write_history(f"metrics/history/ch05/{cell}.csv", histories[cell])
+        write_history(f"metrics/history/ch05/{cell}.csv", histories[cell], unit="step")
 
     for cell, history in histories.items():
         tracking.record_training(

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Chapter, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 
 
 class Recipe(Strict):
-    """One way through chapter 6; pages and figures as in the book's program."""
+    """One way through chapter 6."""
 
     length: Annotated[int, Field(ge=10, le=1_000_000)]
     duration: Annotated[float, Field(ge=0.001, le=1e6)]  # with less, the sine is a constant in float32
@@ -44,9 +44,5 @@ class Recipe(Strict):
         return self
 
 
-class TimeSeries(Strict):
-    recipe: Literal["tuned", "book"]
-    num_threads: Threads
+class TimeSeries(Chapter[Recipe]):
     compared_noise_levels: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=1, max_length=6)]
-    tuned: Recipe
-    book: Recipe

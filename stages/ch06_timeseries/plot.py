@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.ch06_timeseries.generate import SERIES
-from stages.common.figures import BLUE, GREY, RED, curve_marker, new_figure, save_figure, write_recorded
+from stages.common.figures import BLUE, GREY, RED, curve_marker, new_figure, record_figures, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -25,11 +25,13 @@ POINTS_SHOWN = 500  # of the series, as in fig. 55
 
 def plot_series(time: np.ndarray, series: np.ndarray, noise_level: float, path: Path) -> None:
     """Fig. 56: the start of the training series, arrays of shape (length,), with the sine under the noise."""
-    figure, axes = new_figure(width=8, height=3)
+    figure, axes = new_figure(width=8, height=3.2)
     axes.plot(time[:POINTS_SHOWN], series[:POINTS_SHOWN], color=BLUE, linewidth=1, label="training series")
     axes.plot(time[:POINTS_SHOWN], np.sin(time[:POINTS_SHOWN]), color=GREY, linestyle="--", linewidth=1, label="sin(t)")
-    axes.set(title=f"Training series, noise level {noise_level}", xlabel="t", ylabel="value")
-    axes.legend(loc="upper right")
+    shown = min(POINTS_SHOWN, len(series))
+    axes.set(title=f"Training series, {shown} of {len(series)} points, noise level {noise_level}", xlabel="t")
+    axes.set_ylabel("value")
+    figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 
@@ -47,6 +49,10 @@ def plot_losses(histories: dict[str, list[float]], floor: float, path: Path) -> 
     axes.set(title="Loss while training", xlabel="epoch", ylabel="mean squared error", yscale="log")
     axes.legend()
     save_figure(figure, path)
+
+
+def r2(targets: np.ndarray, predictions: np.ndarray) -> float:
+    return 1 - ((targets - predictions) ** 2).mean() / targets.var()
 
 
 def plot_scatter(panels: list[tuple[str, np.ndarray, np.ndarray, str]], path: Path) -> None:
@@ -77,16 +83,15 @@ def main() -> None:
     plot_scatter(panels, PLOTS / "forecast.png")
     with np.load("data/evaluated/ch06/noise.npz") as compared:
         levels, targets, predictions = compared["noise_levels"], compared["targets"], compared["predictions"]
-    titles = [f"LSTM, noise level {level}" for level in levels]
-    plot_scatter(
-        [(title, *forecast, BLUE) for title, *forecast in zip(titles, targets, predictions, strict=True)],
-        PLOTS / "noise_levels.png",
-    )
+    panels = []
+    for level, *forecast in zip(levels, targets, predictions, strict=True):
+        allowed = 1 - level**2 / forecast[0].var()
+        panels.append(
+            (f"LSTM, noise level {level}: R² {r2(*forecast):.3f}\nthe noise allows {allowed:.3f}", *forecast, BLUE)
+        )
+    plot_scatter(panels, PLOTS / "noise_levels.png")
 
-    figures = sorted(PLOTS.glob("[!.]*.png"))
-    for cell in CELLS:
-        tracking.record_results("ch06_plot", Path(f"data/models/ch06/{cell}.safetensors"), figures=figures)
-    write_recorded("data/recorded/ch06.json", figures)
+    record_figures("ch06_plot", *({"model_file": Path(f"data/models/ch06/{cell}.safetensors")} for cell in CELLS))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Measure the trained network of chapter 7 on the 10,000 test pictures (fig. 75).
+"""Measure the trained network of chapter 7 on the 10,000 test pictures (fig. 75); check what figs. 67 to 73 say.
 
-In: data/prepared/ch07/mnist.npz, data/models/ch07/network.safetensors. Out: metrics/ch07.json, and
-data/evaluated/ch07/predictions.npz with `probabilities` (pictures, 10) of the test pictures, the first layer's
-`filters` (channels, height, width) and its `feature_maps` of the first test picture, likewise, for fig. 72.
+In: data/prepared/ch07/mnist.npz, data/models/ch07/network.safetensors. Out: metrics/ch07.json; metrics/facts/ch07.json
+with every statement about convolution and pooling, and whether it holds; and data/evaluated/ch07/predictions.npz with
+`probabilities` (pictures, 10) of the test pictures, the first layer's `filters` (channels, height, width) and its
+`feature_maps` of the first test picture, likewise, for fig. 72.
 """
 
 from stages.common import tracking
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stages.ch07_mnist.dataset import load_split
+from stages.ch07_mnist.facts import all_facts
 from stages.ch07_mnist.model import build_network
 from stages.common.arrays import save_arrays
 from stages.common.devices import find_device, set_up_torch
@@ -93,16 +95,20 @@ def main() -> None:
     model = build_network(**recipe.select("network", "widths", "dropout")).to(device)
     model.load_state_dict(load_file(MODEL))
     probabilities = probabilities_of(model, images, recipe.shifted_views)
-    metrics = measure(probabilities, labels.cpu().numpy())
+    measured = measure(probabilities, labels.cpu().numpy())
+    torch.manual_seed(parameters.seed)
+    facts = all_facts()
+    metrics = {**measured, "facts": len(facts), "facts_true": sum(fact["holds"] for fact in facts)}
     write_json("metrics/ch07.json", metrics)
+    write_json("metrics/facts/ch07.json", {"facts": facts})
     filters, feature_maps = first_layer(model, images[:1])
     save_arrays(PREDICTIONS, probabilities=probabilities, filters=filters, feature_maps=feature_maps)
 
-    by_class = {f"test_accuracy_of_{digit}": value for digit, value in metrics.pop("class_accuracy").items()}
+    by_class = {f"test_accuracy_of_{digit}": value for digit, value in measured.pop("class_accuracy").items()}
     tracking.record_results(
         "ch07_evaluate",
         MODEL,
-        {f"test_{name}": value for name, value in metrics.items()} | by_class,
+        {f"test_{name}": value for name, value in measured.items()} | by_class,
         recipe.select("shifted_views"),
     )
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Chapter, Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 
 TRAINING_IMAGES = 60_000
 STEPS_PER_AVERAGE = 5  # as in train: before the fifth step the average is the network's start
@@ -48,8 +48,5 @@ class Recipe(Strict):
         return self
 
 
-class Mnist(Strict):
-    recipe: Literal["tuned", "book"]
-    num_threads: Threads
-    tuned: Recipe
-    book: Recipe
+class Mnist(Chapter[Recipe]):
+    pass

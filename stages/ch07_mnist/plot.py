@@ -12,9 +12,10 @@ if __name__ == "__main__":
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from stages.ch07_mnist.preprocess import MNIST
-from stages.common.figures import BLUE, RED, new_figure, save_figure, write_recorded
+from stages.common.figures import BLUE, RED, new_figure, record_figures, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -55,7 +56,7 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, accuracy: float, p
     axes.set(title=f"Test pictures, accuracy {100 * accuracy:.2f} %", xlabel="predicted digit", ylabel="true digit")
     axes.set(xticks=range(10), yticks=range(10))
     axes.grid(False)
-    figure.colorbar(picture, label="mistakes")
+    figure.colorbar(picture, label="mistakes", ticks=MaxNLocator(integer=True))
     save_figure(figure, path)
 
 
@@ -112,14 +113,12 @@ def main() -> None:
     plot_mistakes(images, labels, probabilities, PLOTS / "mistakes.png")
     plot_feature_maps(images[0], filters, maps, PLOTS / "feature_maps.png")
 
-    figures = sorted(PLOTS.glob("[!.]*.png"))
-    tracking.record_results(
-        "ch07_plot",
-        Path("data/models/ch07/network.safetensors"),
-        parameters=recipe.select("shifted_views"),  # as the evaluation: a model may have been evaluated more than once
-        figures=figures,
-    )
-    write_recorded("data/recorded/ch07.json", figures)
+    result = {
+        "model_file": Path("data/models/ch07/network.safetensors"),
+        # As the evaluation gives them: a model may have been evaluated more than once.
+        "parameters": recipe.select("shifted_views"),
+    }
+    record_figures("ch07_plot", result)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from stages.ch07_mnist.dataset import augment, load_split, random_affine
+from stages.ch07_mnist.augment import augment, random_affine
+from stages.ch07_mnist.dataset import load_split
 from stages.ch07_mnist.model import build_network
 from stages.ch07_mnist.preprocess import MNIST
 from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, with_prefix, without_prefix

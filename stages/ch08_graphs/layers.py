@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from stages.ch08_graphs.preprocess import stored_matrix
+
 if TYPE_CHECKING:
     from scipy import sparse
 
@@ -92,14 +94,6 @@ class Graph(NamedTuple):
     sources: SparseMatrix
     targets: SparseMatrix
     incoming: SparseMatrix
-
-
-def stored_matrix(arrays: Mapping[str, np.ndarray], name: str) -> "sparse.csr_matrix":
-    """Return one of the sparse matrices that `preprocess` stored."""
-    from scipy import sparse
-
-    parts = (arrays[f"{name}_{part}"] for part in ("values", "indices", "indptr"))
-    return sparse.csr_matrix(tuple(parts), shape=tuple(arrays[f"{name}_shape"]))
 
 
 def build_graph(arrays: Mapping[str, np.ndarray]) -> Graph:
@@ -235,35 +229,55 @@ LAYERS = {
 }
 
 
-def start_layer(layer: str, runs: int, fan_in: int, fan_out: int, heads: int, generator: torch.Generator) -> Weights:
-    """Draw a layer's weights after Glorot and Bengio (2010), as PyTorch Geometric does; biases are zero."""
+def start_layer(
+    layer: str, runs: int, fan_in: int, fan_out: int, heads: int, generator: torch.Generator, initial: str = "glorot"
+) -> Weights:
+    """Draw a layer's weights.
 
-    def glorot(*shape: int) -> torch.Tensor:
-        bound = (6 / (shape[-2] + shape[-1])) ** 0.5
-        return torch.empty(runs, *shape).uniform_(-bound, bound, generator=generator)
+    Args:
+        initial: "glorot": after Glorot and Bengio (2010), biases zero, as PyTorch Geometric's GCN, GAT and ChebNet
+            start; "library": so those three, and all others as nn.Linear and PyTorch Geometric's GraphSAGE, which lie
+            between ±1/√(numbers that come in), biases too.
+    """
+    linear = initial == "library" and layer not in ("gcn", "gat", "cheb")
 
-    weights = {"bias": torch.zeros(runs, fan_out)}
+    def matrix(inputs: int, outputs: int) -> torch.Tensor:
+        bound = inputs**-0.5 if linear else (6 / (inputs + outputs)) ** 0.5
+        return torch.empty(runs, inputs, outputs).uniform_(-bound, bound, generator=generator)
+
+    def bias(inputs: int) -> torch.Tensor:
+        zeros = torch.zeros(runs, fan_out)
+        return zeros.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator) if linear else zeros
+
+    weights = {"bias": bias(fan_in)}
     if layer == "cheb":
-        return {**weights, **{f"weight{order}": glorot(fan_in, fan_out) for order in range(3)}}
-    weights["weight"] = glorot(fan_in, fan_out)
+        return {**weights, **{f"weight{order}": matrix(fan_in, fan_out) for order in range(3)}}
+    weights["weight"] = matrix(fan_in, fan_out)
     if layer == "sage":
-        weights["neighbours"] = glorot(fan_in, fan_out)
+        weights["neighbours"] = matrix(fan_in, fan_out)
     if layer == "gin":
-        weights |= {"weight2": glorot(fan_out, fan_out), "bias2": torch.zeros(runs, fan_out)}
+        weights |= {"weight2": matrix(fan_out, fan_out), "bias2": bias(fan_out)}
     if layer == "gat":
-        weights |= {name: glorot(heads, fan_out // heads) for name in ("source", "target")}
+        weights |= {name: matrix(heads, fan_out // heads) for name in ("source", "target")}
     return weights
 
 
 def start_network(
-    layer: str, runs: int, words: int, hidden_size: int, classes: int, heads: int, generator: torch.Generator
+    layer: str,
+    runs: int,
+    words: int,
+    hidden_size: int,
+    classes: int,
+    heads: int,
+    generator: torch.Generator,
+    initial: str = "glorot",
 ) -> Weights:
     """Draw the weights of `runs` networks of two layers; names are "1." or "2." and the layer's own.
 
-    The second layer of a GAT has one head.
+    The second layer of a GAT has one head. `initial` is start_layer's.
     """
-    first = start_layer(layer, runs, words, hidden_size, heads, generator)
-    second = start_layer(layer, runs, hidden_size, classes, 1, generator)
+    first = start_layer(layer, runs, words, hidden_size, heads, generator, initial)
+    second = start_layer(layer, runs, hidden_size, classes, 1, generator, initial)
     return {**{f"1.{name}": w for name, w in first.items()}, **{f"2.{name}": w for name, w in second.items()}}
 
 

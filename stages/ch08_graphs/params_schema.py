@@ -4,18 +4,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Chapter, Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 
 Runs = Annotated[int, Field(ge=2, le=1000)]
 
 
 class Recipe(Strict):
-    """One way through chapter 8; pages and figures as in the book's program."""
+    """One way through chapter 8."""
 
     features: Literal["normalized", "raw"]
     dense_aggregation: Literal["mean", "sum"]
     hidden_size: Annotated[int, Field(ge=2)]  # drawn in two dimensions
     heads: PositiveInt
+    initial_weights: Literal["glorot", "library"]
     epochs: PositiveInt
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat
@@ -40,6 +41,9 @@ class Recipe(Strict):
     held_out_links: Annotated[float, Field(ge=0.001, le=0.9)]  # of 5,278
     motif_graphs: Annotated[int, Field(ge=2, le=100_000)]
     motif_nodes: Annotated[int, Field(ge=2, le=10_000)]
+    link_channels: PositiveInt
+    task_hidden_size: PositiveInt
+    task_learning_rate: PositiveFloat
     task_epochs: PositiveInt
 
     @model_validator(mode="after")
@@ -52,14 +56,10 @@ class Recipe(Strict):
         return self
 
 
-class Graphs(Strict):
-    recipe: Literal["tuned", "book"]
-    num_threads: Threads
+class Graphs(Chapter[Recipe]):
     runs: Runs
     splits: Runs
     best_runs: Runs
     source: Literal["graphdatascience", "planetoid"]
     batch_nodes: Annotated[int, Field(ge=0)]
     fan_out: PositiveInt
-    tuned: Recipe
-    book: Recipe

@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
-from stages.common.figures import BLUE, GREEN, GREY, RED, curve_marker, new_figure, save_figure, write_recorded
+from stages.common.figures import BLUE, COLORS, GREEN, GREY, RED, curve_marker, new_figure, record_figures, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
@@ -35,11 +34,8 @@ LABELS = {
     "cheb": "ChebNet",
     "best": "APPNP + agreement",
 }
+CLASS_COLORS, CLASS_MARKERS = COLORS[: len(SUBJECTS)], "osD^vPX"
 NEIGHBOURS_SHOWN = (5, 12)  # of the paper whose neighbourhood is drawn: few enough to tell apart
-
-
-def class_colors() -> list:
-    return [colormaps["tab10"](index) for index in range(len(SUBJECTS))]
 
 
 def plot_history(
@@ -50,13 +46,14 @@ def plot_history(
     The loss is that of 140 papers, the best one's with its agreement on all; with dropout where there is one.
     """
     figure, (left, right) = new_figure(columns=2)
-    for (layer, history), color in zip(histories.items(), colormaps["tab10"].colors, strict=False):
+    for number, ((layer, history), color) in enumerate(zip(histories.items(), COLORS, strict=True)):
         epochs = every * np.arange(1, len(history["public_train_loss"]) + 1)
-        style = {"color": color, "marker": curve_marker(len(epochs))}
+        style = {"color": color, "linestyle": ("-", "--")[number % 2], "marker": curve_marker(len(epochs))}
         left.plot(epochs, history["public_train_loss"], label=labels[layer], **style)
         right.plot(epochs, history["public_val_accuracy"], **style)
-    left.set(title="Training loss", xlabel="epoch", ylabel="loss, as optimised")
-    right.set(title="Accuracy on the 500 validation papers", xlabel="epoch", ylabel="accuracy")
+    # On a log scale, since one of the networks is trained for several times as long as the others.
+    left.set(title="Training loss", xlabel="epoch", ylabel="loss, as optimised", xscale="log")
+    right.set(title="Accuracy on the 500 validation papers", xlabel="epoch", ylabel="accuracy", xscale="log")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save_figure(figure, path)
 
@@ -81,8 +78,9 @@ def plot_accuracies(results: Mapping[str, np.ndarray], labels: Mapping[str, str]
 def plot_embedding(places: np.ndarray, labels: np.ndarray, path: Path) -> None:
     """The GCN's hidden values, laid out in the plane (nodes, 2), coloured by the papers' subjects."""
     figure, axes = new_figure(width=7.5, height=5.5)
-    for label, (subject, color) in enumerate(zip(SUBJECTS, class_colors(), strict=True)):
-        axes.scatter(*places[labels == label].T, s=5, color=color, label=subject)
+    for label, subject in enumerate(SUBJECTS):
+        style = {"color": CLASS_COLORS[label], "marker": CLASS_MARKERS[label], "linewidths": 0}
+        axes.scatter(*places[labels == label].T, s=9, label=subject, **style)
     axes.set(title="Hidden layer of the GCN's first run, all 2,708 papers (t-SNE)", xticks=[], yticks=[])
     axes.set(xlabel="first t-SNE coordinate", ylabel="second t-SNE coordinate")
     figure.legend(loc="outside right upper", markerscale=3)
@@ -94,7 +92,8 @@ def plot_confusion(predictions: np.ndarray, labels: np.ndarray, path: Path) -> N
     counts = np.zeros((len(SUBJECTS),) * 2, dtype=int)
     np.add.at(counts, (labels, predictions), 1)
     figure, axes = new_figure(width=6.5, height=5.5)
-    axes.imshow(counts / counts.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(counts / counts.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the true subject's papers")
     for (row, column), count in np.ndenumerate(counts):
         dark = count > 0.5 * counts[row].sum()
         axes.text(column, row, count, ha="center", va="center", color="white" if dark else "black")
@@ -120,17 +119,19 @@ def shown_paper(arrays: Mapping[str, np.ndarray]) -> int:
     return int(arrays["public_test"][0])
 
 
-def draw_node(axes: Axes, place: tuple[float, float], text: str, color, size: float = 16) -> None:
-    axes.plot(*place, "o", markersize=size, color=color, markeredgecolor="black", zorder=3)
-    axes.annotate(
-        text, place, xytext=(0, -size * 0.95), textcoords="offset points", ha="center", va="center", fontsize=7
-    )
+def class_style(label: int) -> dict:
+    return {"color": CLASS_COLORS[label], "markeredgecolor": "black"}
+
+
+def draw_node(axes: Axes, place: tuple[float, float], text: str, label: int, size: float = 16) -> None:
+    axes.plot(*place, CLASS_MARKERS[label], markersize=size, zorder=3, **class_style(label))
+    axes.annotate(text, place, xytext=(0, -size * 0.8), textcoords="offset points", ha="center", va="top", fontsize=7)
 
 
 def plot_attention(arrays: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray], node: int, path: Path) -> None:
     """A paper and its neighbours: how much a GAT's first layer takes from each, and from itself, mean of the heads."""
     figure, axes = new_figure(width=6.0, height=6.0)
-    colors, labels = class_colors(), arrays["labels"]
+    labels = arrays["labels"]
     incoming = results["edge_targets"] == node
     weight_of = dict(zip(results["edge_sources"][incoming].tolist(), results["edge_attention"][incoming], strict=True))
     around = [other for other in weight_of if other != node]
@@ -139,10 +140,10 @@ def plot_attention(arrays: Mapping[str, np.ndarray], results: Mapping[str, np.nd
         place = (np.cos(angle), np.sin(angle))
         axes.plot([0, place[0]], [0, place[1]], color=GREY, linewidth=1 + 14 * weight_of[other], alpha=0.6)
         axes.text(0.55 * place[0], 0.55 * place[1], f"{weight_of[other]:.2f}", fontsize=8, ha="center", zorder=4)
-        draw_node(axes, place, str(arrays["papers"][other]), colors[labels[other]])
-    draw_node(axes, (0, 0), f"{arrays['papers'][node]}\nitself: {weight_of[node]:.2f}", colors[labels[node]], 22)
+        draw_node(axes, place, str(arrays["papers"][other]), labels[other])
+    draw_node(axes, (0, 0), f"{arrays['papers'][node]}\nitself: {weight_of[node]:.2f}", labels[node], 22)
     for label in sorted(set(labels[[node, *around]])):
-        axes.plot([], [], "o", color=colors[label], label=SUBJECTS[label])
+        axes.plot([], [], CLASS_MARKERS[label], label=SUBJECTS[label], **class_style(label))
     figure.legend(loc="outside lower center", ncols=3)
     axes.set(
         title="Attention of the GAT's first run to a paper's neighbours",
@@ -157,31 +158,28 @@ def plot_attention(arrays: Mapping[str, np.ndarray], results: Mapping[str, np.nd
 def plot_computation(arrays: Mapping[str, np.ndarray], node: int, path: Path) -> None:
     """Figs. 81 and 82: the computation graph of one paper, two layers deep; it is a tree in which papers come again."""
     figure, axes = new_figure(width=9.5, height=4.6)
-    colors, labels = class_colors(), arrays["labels"]
+    labels = arrays["labels"]
     first = neighbours_of(arrays, node)
     leaves = [(parent, child) for parent in first for child in neighbours_of(arrays, parent)]
     heights = np.linspace(1, -1, len(leaves))
     leaf_places = {}
     for (parent, child), height in zip(leaves, heights, strict=True):
         leaf_places.setdefault(parent, []).append((child, height))
-    axes.plot(2, 0, "o", markersize=15, color=colors[labels[node]], markeredgecolor="black", zorder=3)
+    axes.plot(2, 0, "o", markersize=15, zorder=3, **class_style(labels[node]))
     for parent, children in leaf_places.items():
         middle = np.mean([height for _, height in children])
         axes.plot([1, 2], [middle, 0], color=GREY, linewidth=0.9)
-        axes.plot(1, middle, "s", markersize=10, color=colors[labels[parent]], markeredgecolor="black", zorder=3)
+        axes.plot(1, middle, "s", markersize=10, zorder=3, **class_style(labels[parent]))
         for child, height in children:
             axes.plot([0, 1], [height, middle], color=GREY, linewidth=0.5)
             marker, size = ("o", 5) if child != node else ("*", 13)
-            axes.plot(
-                0, height, marker, markersize=size, color=colors[labels[child]], markeredgecolor="black", zorder=3
-            )
+            axes.plot(0, height, marker, markersize=size, zorder=3, **class_style(labels[child]))
     axes.set_xticks(
         [0, 1, 2], ["words of papers\ntwo steps away", "first layer:\neach neighbour", "second layer:\nthe paper"]
     )
     for label in sorted(set(labels[[node, *first, *(child for _, child in leaves)]])):
-        axes.plot([], [], "o", color=colors[label], label=SUBJECTS[label])
-    itself = {"color": colors[labels[node]], "markeredgecolor": "black"}
-    axes.plot([], [], "*", markersize=13, label="the paper itself again", **itself)
+        axes.plot([], [], "o", label=SUBJECTS[label], **class_style(label))
+    axes.plot([], [], "*", markersize=13, label="the paper itself again", **class_style(labels[node]))
     figure.legend(loc="outside right upper")
     title = f"Paper {arrays['papers'][node]} from its {len(first)} neighbours, by {len(leaves)} paths of two steps"
     axes.set(title=title, yticks=[], xlim=(-0.2, 2.3))
@@ -198,10 +196,12 @@ def plot_adjacency(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     degrees = np.diff(arrays["adjacency_indptr"])
     rows = np.repeat(np.arange(len(order)), degrees)
     left.plot(rank[arrays["adjacency_indices"]], rank[rows], ",", color=BLUE)
-    for end in np.cumsum(np.bincount(arrays["labels"]))[:-1]:
+    ends = np.cumsum(np.bincount(arrays["labels"], minlength=len(SUBJECTS)))
+    for end in ends[:-1]:
         left.axhline(end, color=GREY, linewidth=0.5)
         left.axvline(end, color=GREY, linewidth=0.5)
-    left.set(title="Adjacency matrix, papers sorted by subject", xlabel="paper", ylabel="paper", aspect="equal")
+    left.set_yticks((ends + np.append(0, ends[:-1])) / 2, SUBJECTS, fontsize=7)
+    left.set(title="Adjacency matrix, papers sorted by subject", xlabel="paper", aspect="equal")
     left.invert_yaxis()
     left.grid(False)
     values, counts = np.unique(degrees, return_counts=True)
@@ -229,15 +229,17 @@ def main() -> None:
     plot_computation(arrays, node, PLOTS / "computation.png")
     plot_adjacency(arrays, PLOTS / "adjacency.png")
 
-    figures = sorted(PLOTS.glob("[!.]*.png"))
-    for layer in TRAINED:
-        tracking.record_results(
-            "ch08_plot",
-            Path(f"data/models/ch08/{layer}.safetensors"),
-            metrics=read_json(f"metrics/ch08/{layer}.json"),
-            figures=figures if layer == "gcn" else [],
-        )
-    write_recorded("data/recorded/ch08.json", figures)
+    results = [
+        {
+            "model_file": Path(f"data/models/ch08/{layer}.safetensors"),
+            "metrics": read_json(f"metrics/ch08/{layer}.json"),
+        }
+        for layer in TRAINED
+    ]
+    for layer, result in zip(TRAINED, results, strict=True):
+        if layer != "gcn":  # most figures are of the GCN, or of all
+            result["figures"] = []
+    record_figures("ch08_plot", *results)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ In: data/raw/ch08/*.parquet, stages/ch08_graphs/cora_public_split.json. Out: dat
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,6 +140,12 @@ def stored(name: str, matrix: sparse.csr_matrix) -> dict[str, np.ndarray]:
         f"{name}_values": matrix.data.astype(np.float32),
         f"{name}_shape": np.array(matrix.shape),
     }
+
+
+def stored_matrix(arrays: Mapping[str, np.ndarray], name: str) -> sparse.csr_matrix:
+    """Return the sparse matrix that `stored` made arrays of."""
+    parts = tuple(arrays[f"{name}_{part}"] for part in ("values", "indices", "indptr"))
+    return sparse.csr_matrix(parts, shape=tuple(arrays[f"{name}_shape"]))
 
 
 def main() -> None:

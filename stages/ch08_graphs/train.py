@@ -22,8 +22,8 @@ from safetensors.numpy import save_file
 from torch.nn import functional as F
 
 from stages.ch08_graphs import best
-from stages.ch08_graphs.layers import Graph, Weights, build_graph, forward, start_network, stored_matrix, words_of
-from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
+from stages.ch08_graphs.layers import Graph, Weights, build_graph, forward, start_network, words_of
+from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS, stored_matrix
 from stages.ch08_graphs.sampling import Source, batches
 from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import placed, write_history
@@ -181,6 +181,7 @@ def train_group(
     runs: dict[str, int],
     hidden_size: int,
     heads: int,
+    initial_weights: str,
     options: dict,
     batch_nodes: int,
     fan_out: int,
@@ -195,7 +196,7 @@ def train_group(
     parts = parts_of(arrays, group, runs[group])
     generator = torch.Generator().manual_seed(seed + GROUPS.index(group))
     sizes = (len(parts["train"]), words_of(graph), hidden_size, len(SUBJECTS), heads)
-    weights = start_network("mlp" if layer == "best" else layer, *sizes, generator)
+    weights = start_network("mlp" if layer == "best" else layer, *sizes, generator, initial_weights)
     if batch_nodes and layer != "best":
         source = Source(stored_matrix(arrays, "features"), stored_matrix(arrays, "adjacency"))
         hops = 4 if layer == "cheb" else 2  # each of two layers looks one step far, or with its polynomials two
@@ -217,7 +218,7 @@ def main() -> None:
     seed, num_threads = parameters.seed, parameters.ch08.num_threads
     set_up_torch(seed, num_threads=1)
     keep_freed_memory()
-    shape = recipe.select("hidden_size", "heads")
+    shape = recipe.select("hidden_size", "heads", "initial_weights")
     options = recipe.select(
         "epochs",
         "learning_rate",

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 from sklearn.utils.extmath import randomized_svd
 
-from stages.ch09_translation.dataset import Tokens
+from stages.ch09_translation.tokens import Tokens
 
 
 def cooccurrence_vectors(

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from stages.ch09_translation.tokens import FIRST, LAST, PAD
+from stages.ch09_translation.tokens import FIRST, LAST, PAD, Tokens
 
-Tokens = list[list[int]]
 # What a batch costs beside its tokens, as a share of its budget: a step's work that the tokens don't add to, such as
 # Adam's. At a tenth batches are so much fuller of words that they take less time in all, though there are more of them.
 BATCH_COST = 0.1
@@ -39,11 +38,6 @@ def make_batch(src: Tokens, tgt: Tokens) -> Batch:
         padded([[FIRST, *tokens] for tokens in tgt]),
         padded([[*tokens, LAST] for tokens in tgt]),
     )
-
-
-def too_long(src: Tokens, tgt: Tokens, longest: int) -> np.ndarray:
-    """Return (pairs,), True where either side, with its end, has more than `longest` tokens."""
-    return np.array([max(len(own), len(other)) + 1 > longest for own, other in zip(src, tgt, strict=True)], dtype=bool)
 
 
 def cuts(lengths: np.ndarray, budget: int) -> list[int]:

@@ -2,8 +2,8 @@
 
 In: data/prepared/ch09/, data/models/ch09/transformer.safetensors. Out: metrics/ch09.json;
 data/evaluated/ch09/translations.json, of every test text its source, reference, translation, that of the nearest text
-trained on, and the translation's chrF; data/evaluated/ch09/attention.npz, the attention of every head of the last layer
-to one source, and the first sinusoids.
+trained on, and the translation's chrF, and BLEU by length of the source; data/evaluated/ch09/attention.npz, the
+attention of every head of the last layer to one source, and the first sinusoids.
 
 The book's program translates validation sentences, joins the tokens with blanks and scores that against the plain
 references; here the scores are of plain texts, on sentences that nothing was chosen by.
@@ -14,18 +14,17 @@ from stages.common import tracking
 if __name__ == "__main__":
     tracking.start("ch09_evaluate")  # loads MLflow while this process gets ready
 
-import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from stages.ch09_translation.dataset import batch_numbers, make_batch, too_long
+from stages.ch09_translation.dataset import batch_numbers, make_batch
 from stages.ch09_translation.model import sinusoids
 from stages.ch09_translation.neighbours import Memory
-from stages.ch09_translation.tokens import PAD
+from stages.ch09_translation.tokens import PAD, too_long
 from stages.ch09_translation.translator import Translator, attention_maps, load_translator
 from stages.common.arrays import save_arrays
 from stages.common.devices import find_device, set_up_torch, takes_bfloat16
@@ -41,6 +40,7 @@ TRANSLATIONS = "data/evaluated/ch09/translations.json"
 ATTENTION = "data/evaluated/ch09/attention.npz"
 TOKENS_PER_FORWARD = 4000
 POSITIONS_SHOWN = 100
+LENGTHS = [(1, 1), (2, 2), (3, 3), (4, 5), (6, 9), (10, 19), (20, None)]  # words of the source, from and to
 
 
 def scores(translations: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -126,7 +126,38 @@ def measure(
     }
 
 
-def main() -> int:
+def bleu_by_length(texts: Sequence[Mapping[str, str]]) -> list[dict[str, str | float]]:
+    """Return BLEU of the translations and of the memory by the words of the source, of each range that has texts.
+
+    A text of one word has no sequence of four: of short texts BLEU counts sequences of at most their number of words.
+    """
+    from torchmetrics.functional.text import sacre_bleu_score
+
+    rows = []
+    for least, most in LENGTHS:
+        own = [text for text in texts if least <= len(text["source"].split()) <= (most or 10**9)]
+        if own:
+            references = [[text["reference"]] for text in own]
+            found = {
+                name: 100 * sacre_bleu_score([text[name] for text in own], references, n_gram=min(4, least)).item()
+                for name in ("translation", "memory")
+            }
+            words = f"{least}+" if most is None else str(least) if least == most else f"{least}–{most}"
+            rows.append({"words": words, "texts": len(own), **rounded(found, 4)})
+    return rows
+
+
+def example_of(sources: Sequence[str], translations: Sequence[str], by_text: Sequence[float]) -> int:
+    """Return the number of the text whose attention is shown: the best translated of those of 5 to 8 words."""
+    suitable = [
+        number
+        for number, source in enumerate(sources)
+        if 5 <= len(source.split()) <= 8 and 4 <= len(translations[number].split()) <= 9
+    ]
+    return max(suitable or range(len(sources)), key=lambda number: (by_text[number], -number))
+
+
+def main() -> None:
     parameters = declared_parameters("ch09_evaluate")
     keep_freed_memory()
     device = find_device(parameters.device)
@@ -144,13 +175,11 @@ def main() -> int:
     try:
         translator = load_translator(MODEL, TOKENIZERS, device)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise SystemExit(f"error: {error}") from None
     src, tgt = test["src"][:], test["tgt"][:]
     fitting = np.flatnonzero(~too_long(src, tgt, translator.longest))
     if not len(fitting):
-        print(f"error: all {len(sources)} test texts have {translator.longest} tokens or more", file=sys.stderr)
-        return 1
+        raise SystemExit(f"error: all {len(sources)} test texts have {translator.longest} tokens or more")
     translator.bfloat16 = takes_bfloat16(recipe.precision, device)
     by_network = translations = translator.translate(sources, **search, label="ch09 by the network")
     if options["memory_pairs"]:
@@ -166,9 +195,10 @@ def main() -> int:
     write_json("metrics/ch09.json", {**rounded(metrics, 4), **counts})
 
     by_text = [round(chrf([own], [other]), 2) for own, other in zip(translations, references, strict=True)]
-    rows = zip(sources, references, translations, remembered, by_text, strict=True)
     names = ("source", "reference", "translation", "memory", "chrf")
-    write_json(TRANSLATIONS, {"texts": [dict(zip(names, row, strict=True)) for row in rows]})
+    rows = zip(sources, references, translations, remembered, by_text, strict=True)
+    texts = [dict(zip(names, row, strict=True)) for row in rows]
+    write_json(TRANSLATIONS, {"texts": texts, "by_length": bleu_by_length(texts)})
     shown = example_of(sources, translations, by_text)
     maps, words, written = attention_maps(translator, sources[shown], **search)
     d_model = translator.model.tgt_embedding.table.embedding_dim
@@ -186,18 +216,7 @@ def main() -> int:
         {f"test_{name}": value for name, value in metrics.items()},
         {**recipe.select("beams", "length_penalty"), **options},
     )
-    return 0
-
-
-def example_of(sources: Sequence[str], translations: Sequence[str], by_text: Sequence[float]) -> int:
-    """Return the number of the text whose attention is shown: the best translated of those of 5 to 8 words."""
-    suitable = [
-        number
-        for number, source in enumerate(sources)
-        if 5 <= len(source.split()) <= 8 and 4 <= len(translations[number].split()) <= 9
-    ]
-    return max(suitable or range(len(sources)), key=lambda number: (by_text[number], -number))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -161,8 +161,8 @@ class Residual(nn.Module):
     """x + dropout(part(norm(x))): what both stacks are made of.
 
     The norm stands before the part, as in the book, where the paper has it behind the sum: deep stacks train more
-    easily so (Xiong et al., 2020). It is LayerNorm as published (Ba et al., 2016), the variance divided by D and ε
-    under the root; the book's divides by D − 1 and adds ε to the root.
+    easily so (Xiong et al., 2020). It is PyTorch's LayerNorm, the variance divided by D, as published (Ba et al.,
+    2016), and ε under the root; the book's divides by D − 1 and adds ε to the root.
     """
 
     def __init__(self, d_model: int, dropout: float):
@@ -258,7 +258,7 @@ class Transformer(nn.Module):
         self.decoder_norm = nn.LayerNorm(d_model)
         self.bias = nn.Parameter(torch.zeros(tgt_vocabulary))
         self.weight = None if tied else nn.Parameter(torch.empty(tgt_vocabulary, d_model))
-        for name, parameter in self.named_parameters():  # as the book's build_transformer
+        for name, parameter in self.named_parameters():  # Glorot's, as in the program that belongs to the book
             if parameter.dim() > 1:
                 for matrix in parameter.chunk(2 if "w_key_value" in name else 1):
                     nn.init.xavier_uniform_(matrix)

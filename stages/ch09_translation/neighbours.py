@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from stages.ch09_translation.dataset import Batch, Tokens, batch_numbers, make_batch
+from stages.ch09_translation.dataset import Batch, batch_numbers, make_batch
 from stages.ch09_translation.memory import TranslationMemory
 from stages.ch09_translation.model import Transformer, padding_mask
-from stages.ch09_translation.tokens import PAD
+from stages.ch09_translation.tokens import PAD, Tokens
 from stages.common.roots import square_root
 
 TOKENS_PER_FORWARD = 4000

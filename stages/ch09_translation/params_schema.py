@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict, Threads
+from stages.common.schema import Chapter, Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 
 Count = Annotated[int, Field(ge=0)]
 WIDEST_SEARCH, LARGEST_PENALTY = 64, 10
@@ -56,12 +56,8 @@ class Recipe(Strict):
         return self
 
 
-class Translation(Strict):
-    recipe: Literal["tuned", "book"]
+class Translation(Chapter[Recipe]):
     corpus: Literal["homeassistant", "opus_books"]
-    num_threads: Threads
     launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( \S+)* -m$")]
     val_share: Annotated[float, Field(gt=0, le=0.4)]
     test_share: Annotated[float, Field(gt=0, le=0.4)]
-    tuned: Recipe
-    book: Recipe

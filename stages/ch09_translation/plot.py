@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, save_figure, write_recorded
+from stages.common.figures import BLUE, GREEN, GREY, RED, new_figure, record_figures, save_figure
 from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
 PLOTS = Path("metrics/plots/ch09")
-LENGTHS = [(1, 1), (2, 2), (3, 3), (4, 5), (6, 9), (10, 19), (20, None)]  # words of the source, from and to
 TEXTS_SHOWN = 6  # good ones, and as many bad ones
 LETTERS_A_LINE = 44
 
@@ -35,37 +34,19 @@ def plot_learning(history: dict[str, list[float]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def bleu_by_length(texts: list[dict], lengths: list[tuple[int, int | None]]) -> list[tuple[str, int, float, float]]:
-    """Return for each range of the source's words its name, its texts, and BLEU of the translations and the memory.
+def plot_lengths(rows: list[dict], path: Path) -> None:
+    """BLEU by the number of words, of the translations and of the nearest text that was trained on.
 
-    A text of one word has no sequence of four: of short texts BLEU counts sequences of at most their number of words.
+    A row has `words`, the range as text, `texts`, how many there are, and BLEU as `translation` and `memory`.
     """
-    from torchmetrics.functional.text import sacre_bleu_score
-
-    rows = []
-    for least, most in lengths:
-        own = [text for text in texts if least <= len(text["source"].split()) <= (most or 10**9)]
-        if own:
-            references = [[text["reference"]] for text in own]
-            translated, memory = (
-                100 * sacre_bleu_score([text[name] for text in own], references, n_gram=min(4, least)).item()
-                for name in ("translation", "memory")
-            )
-            name = f"{least}+" if most is None else str(least) if least == most else f"{least}–{most}"
-            rows.append((name, len(own), translated, memory))
-    return rows
-
-
-def plot_lengths(rows: list[tuple[str, int, float, float]], path: Path) -> None:
-    """BLEU by the number of words, of the translations and of the nearest text that was trained on."""
     figure, axes = new_figure(width=7)
     places = np.arange(len(rows))
-    axes.bar(places - 0.2, [translated for *_, translated, _ in rows], 0.4, color=BLUE, label="translation here")
-    axes.bar(places + 0.2, [memory for *_, memory in rows], 0.4, color=GREY, label="nearest known text")
-    axes.set_xticks(places, [f"{name}\n{count} texts" for name, count, *_ in rows], fontsize=8)
+    axes.bar(places - 0.2, [row["translation"] for row in rows], 0.4, color=BLUE, label="translation here")
+    axes.bar(places + 0.2, [row["memory"] for row in rows], 0.4, color=GREY, label="nearest known text")
+    axes.set_xticks(places, [f"{row['words']}\n{row['texts']} texts" for row in rows], fontsize=8)
     axes.set(
-        title="BLEU by length of the English text (of short ones: of shorter sequences)",
-        xlabel="words",
+        title="BLEU by length of the English text",
+        xlabel="words (of 1 to 3: BLEU of sequences of at most as many)",
         ylabel="BLEU, %",
     )
     figure.legend(loc="outside lower center", ncols=2)
@@ -145,28 +126,25 @@ def plot_table(texts: list[dict], bleu: float, path: Path) -> None:
 
 def main() -> None:
     recipe = declared_parameters("ch09_plot").ch09.active
-    texts = read_json("data/evaluated/ch09/translations.json")["texts"]
+    evaluated = read_json("data/evaluated/ch09/translations.json")
+    texts = evaluated["texts"]
     with np.load("data/evaluated/ch09/attention.npz") as arrays:
         attention = {name: arrays[name] for name in arrays.files}
     plot_learning(read_history("metrics/history/ch09.csv"), PLOTS / "learning_curves.png")
-    plot_lengths(bleu_by_length(texts, LENGTHS), PLOTS / "bleu_by_length.png")
+    plot_lengths(evaluated["by_length"], PLOTS / "bleu_by_length.png")
     plot_positions(attention["positions"], PLOTS / "positional_encoding.png")
     words, written = attention["words"].tolist(), attention["written"].tolist()
     plot_attention(attention["maps"], words, written, PLOTS / "attention.png")
     plot_table(texts, read_json("metrics/ch09.json")["bleu"], PLOTS / "translations.png")
 
-    figures = sorted(PLOTS.glob("[!.]*.png"))
-    model = Path("data/models/ch09/transformer.safetensors")
-    tracking.record_results(
-        "ch09_plot",
-        model,
+    result = {
+        "model_file": Path("data/models/ch09/transformer.safetensors"),
         # As the evaluation gives them: a model may have been evaluated more than once.
-        parameters=recipe.select(
+        "parameters": recipe.select(
             "beams", "length_penalty", "memory_pairs", "memory_nearest", "memory_temperature", "memory_reach"
         ),
-        figures=figures,
-    )
-    write_recorded("data/recorded/ch09.json", figures)
+    }
+    record_figures("ch09_plot", result)
 
 
 if __name__ == "__main__":

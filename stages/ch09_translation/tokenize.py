@@ -25,8 +25,7 @@ from stages.ch09_translation.corpus import (
     split_pairs,
     unique_pairs,
 )
-from stages.ch09_translation.dataset import too_long
-from stages.ch09_translation.tokens import encode, fit_tokenizer
+from stages.ch09_translation.tokens import encode, fit_tokenizer, too_long
 from stages.common.files import placed, write_json
 from stages.common.params import declared_parameters
 

@@ -5,7 +5,10 @@ The special tokens come first, so that they have the same numbers in every vocab
 
 from collections.abc import Iterable
 
+import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+Tokens = list[list[int]]  # of several texts
 
 UNKNOWN, PAD, FIRST, LAST = range(4)
 SPECIAL = ["[UNK]", "[PAD]", "[SOS]", "[EOS]"]
@@ -45,12 +48,17 @@ def fit_tokenizer(sentences: Iterable[str], kind: str, vocabulary: int, min_freq
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, sentences: list[str]) -> list[list[int]]:
+def encode(tokenizer: Tokenizer, sentences: list[str]) -> Tokens:
     """Return the tokens of each text, without first and last."""
     return [encoding.ids for encoding in tokenizer.encode_batch(sentences, add_special_tokens=False)]
 
 
-def decode(tokenizer: Tokenizer, sentences: list[list[int]]) -> list[str]:
+def too_long(src: Tokens, tgt: Tokens, longest: int) -> np.ndarray:
+    """Return (pairs,), True where either side, with its end, has more than `longest` tokens."""
+    return np.array([max(len(own), len(other)) + 1 > longest for own, other in zip(src, tgt, strict=True)], dtype=bool)
+
+
+def decode(tokenizer: Tokenizer, sentences: Tokens) -> list[str]:
     """Return the texts of lists of tokens; an unknown word shows as ⁇."""
     pieces = []
     for tokens in sentences:

@@ -1,8 +1,8 @@
 """Train the Transformer of chapter 9, as its `train_model` does.
 
-In: data/prepared/ch09/corpus. Out: data/models/ch09/transformer.safetensors, with the shape of the network and the hash
-of its tokenizers; metrics/history/ch09.csv with the loss of every epoch; and a run in MLflow. Every epoch leaves a
-checkpoint from which a killed training goes on.
+In: data/prepared/ch09/: corpus, counts.json, and tokenizers.json for its hash. Out:
+data/models/ch09/transformer.safetensors, with the shape of the network and that hash; metrics/history/ch09.csv with the
+loss of every epoch; and a run in MLflow. Every epoch leaves a checkpoint from which a killed training goes on.
 
 `ch09.launcher` starts it: in one process, or in several that share each batch and end with the same weights.
 """
@@ -26,10 +26,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stages.ch09_translation.cooccurrence import cooccurrence_vectors
-from stages.ch09_translation.dataset import Batch, Tokens, batch_numbers, make_batch
+from stages.ch09_translation.dataset import Batch, batch_numbers, make_batch
 from stages.ch09_translation.loss import smoothed_cross_entropy
 from stages.ch09_translation.model import Transformer, padding_mask
-from stages.ch09_translation.tokens import PAD
+from stages.ch09_translation.tokens import PAD, Tokens
 from stages.common.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from stages.common.devices import find_device, set_up_torch, takes_bfloat16
 from stages.common.files import check_history, file_hash, placed, read_json, write_history

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
 def set_up_torch(seed: int, num_threads: int, device: torch.device | None = None) -> None:
@@ -19,15 +20,17 @@ def set_up_torch(seed: int, num_threads: int, device: torch.device | None = None
     On MPS, which has no deterministic gradient of pooling, embeddings and indexing, such kernels are warned of alone:
     so it trains, and says so.
 
-    Another number of threads sums in another order and gives other bytes, so it is a parameter. From then on Python
-    looks for garbage, but not in what was loaded before.
+    Another number of threads sums in another order and gives other bytes, so it is a parameter. It counts for NumPy's,
+    SciPy's and scikit-learn's libraries, too, as far as they are loaded; by themselves those take as many threads as
+    the machine has cores. From then on Python looks for garbage, but not in what was loaded before.
     """
     # PyTorch takes the variable's word for it, and a processor without AVX2 would stop in the middle, without one.
     if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" and not torch.cpu.get_capabilities().get("avx2", True):
-        raise SystemExit("instructions: this processor has no AVX2; with native it does without, and gives other bytes")
+        raise SystemExit("instructions: this processor has no AVX2; set native: it does without, and gives other bytes")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this set
     torch.manual_seed(seed)
     torch.set_num_threads(num_threads)
+    threadpool_limits(num_threads)
     # As use_deterministic_algorithms(True), which would first import PyTorch's compiler, for two seconds a stage.
     torch.set_deterministic_debug_mode("warn" if device is not None and device.type == "mps" else "error")
     # Filling what is about to be overwritten helps to find errors, and takes up to a fifth of the time.

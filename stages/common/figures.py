@@ -1,6 +1,6 @@
-"""Figures: one look for all chapters, and PNG files that are the same bytes from run to run."""
+"""Figures: one look for all chapters, PNG files that are the same bytes from run to run, and their way into MLflow."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -11,9 +11,13 @@ matplotlib.use("Agg")  # before pyplot: a pipeline draws to files, and many mach
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from stages.common import tracking
 from stages.common.files import file_hash, placed, write_json
 
-BLUE, RED, GREEN, GREY = "#1f6fb4", "#d1442e", "#2f8f5b", "#7a7a7a"
+# Okabe and Ito's colours, which people who see no difference of red and green can tell apart, too. As shades of grey
+# they are alike: where curves lie close together, they also differ in line or marker.
+BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7a7a7a"
+COLORS = (BLUE, RED, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "black", GREY)  # their yellow is faint on white
 
 
 def new_figure(rows: int = 1, columns: int = 1, width: float = 5.5, height: float = 4.0, **options):
@@ -37,10 +41,22 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     plt.close(figure)
 
 
-def write_recorded(path: str | Path, figures: Iterable[Path]) -> None:
-    """Write the figures' names and SHA-256, once MLflow has them.
+def record_figures(stage: str, *results: Mapping[str, object], figures: Sequence[Path] | None = None) -> None:
+    """Add the figures, and what else there is to tell, to runs of a chapter in MLflow; then write their SHA-256.
 
-    It is the one output of a stage that git doesn't hold. DVC skips a stage whose outputs are all there, as those of a
-    fresh clone are; and its figures, and the metrics that go with them, would never come into that machine's MLflow.
+    That file, data/recorded/<chapter>.json, is the one output of a stage that git doesn't hold. DVC skips a stage whose
+    outputs are all there, as those of a fresh clone are; and its figures, and the metrics that go with them, would
+    never come into that machine's MLflow.
+
+    Args:
+        results: for each run the arguments of tracking.record_results: `model_file`, and others; without `figures` a
+            run gets all of them.
+        figures: files; None: all that lie in the chapter's folder.
     """
-    write_json(path, {figure.name: file_hash(figure, "sha256") for figure in sorted(figures)})
+    chapter = stage.partition("_")[0]
+    if figures is None:
+        figures = sorted(Path("metrics/plots", chapter).glob("[!.]*.png"))  # hidden files are the system's
+    for result in results:
+        tracking.record_results(stage, **{"figures": figures, **result})
+    hashes = {figure.name: file_hash(figure, "sha256") for figure in sorted(figures)}
+    write_json(f"data/recorded/{chapter}.json", hashes)

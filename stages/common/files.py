@@ -89,33 +89,37 @@ def file_hash(path: str | Path, algorithm: str) -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def write_history(path: str | Path, history: dict[str, list[float]], every: int = 1) -> None:
-    """Write values of every so many epochs, metric name to list, as CSV with a column `epoch` that begins with `every`.
+def write_history(path: str | Path, history: dict[str, list[float]], every: int = 1, unit: str = "epoch") -> None:
+    """Write the values after every so many epochs, metric name to list, as CSV.
+
+    Args:
+        every: what the first column, which counts the epochs, begins with.
+        unit: what that column counts, its name: "epoch", or "step".
 
     Raises:
         SystemExit: with one line, if a value is not finite.
     """
-    check_history(history, path, every)
-    rows = [",".join(["epoch", *history])]
+    check_history(history, path, every, unit)
+    rows = [",".join([unit, *history])]
     for number, values in enumerate(zip(*history.values(), strict=True), start=1):
         rows.append(",".join([str(every * number), *(f"{value:.6g}" for value in values)]))
     with placed(path) as temporary:
         temporary.write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
 
 
-def check_history(history: dict[str, list[float]], where: str | Path, every: int = 1) -> None:
+def check_history(history: dict[str, list[float]], where: str | Path, every: int = 1, unit: str = "epoch") -> None:
     """End the program with one line, `where` first, if a value in a training's history is not finite."""
     for name, values in history.items():
         for number, value in enumerate(values, start=1):
             if not math.isfinite(value):
                 raise SystemExit(
-                    f"{where}: {name} is {value} after epoch {every * number}: the training diverged; "
+                    f"{where}: {name} is {value} after {unit} {every * number}: the training diverged; "
                     "try a lower learning rate"
                 )
 
 
 def read_history(path: str | Path) -> dict[str, list[float]]:
-    """Read what `write_history` wrote: metric name to its values, first epoch first."""
+    """Read what `write_history` wrote: metric name to its values, first epoch or step first."""
     header, *rows = (line.split(",") for line in Path(path).read_text(encoding="utf-8").splitlines())
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-    return {name: [float(value) for value in values] for name, values in columns.items() if name != "epoch"}
+    return {name: [float(value) for value in columns[name]] for name in header[1:]}

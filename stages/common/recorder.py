@@ -31,7 +31,6 @@ import getpass
 import json
 import logging
 import pickle
-import sqlite3
 import subprocess
 import tempfile
 import threading
@@ -52,20 +51,18 @@ os.environ.setdefault("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cpu")
 
 import mlflow
 import numpy as np
-from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from stages.common.files import file_hash
 from stages.common.params import dependency_hashes, main_root
-from stages.common.store import ARTIFACTS, STORE, follow_the_folder
+from stages.common.store import ARTIFACTS, OF_THE_STORE, STORE, follow_the_folder, opened_alone
 
 METRICS_PER_BATCH = 1000  # MLflow refuses larger batches
 MODEL_TAG = "model_sha256"
 STAGE_TAG = "dvc.stage"  # that trained the run's model
 EXPERIMENT_TAG = "dvc.experiment"
 WORKSPACE_TAG = "dvc.workspace"  # an identifier of the checkout, of which several may record on one server
-OF_THE_STORE = {"mlflow", "requests", "sqlalchemy", "sqlite3"}  # packages whose errors say what is wrong with a store
 SECONDS_FOR_AN_ANSWER = 5.0  # of a server, before a stage begins
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -149,8 +146,7 @@ def _run_of_results(
     with the present parameters counts, or that with the most of them, and among equals the newest.
     """
     name = os.environ.get("DVC_EXP_NAME", "")
-    # In a store that has a name, others may record, too; runs without the tag are older than it.
-    checkouts = (None, _workspace()) if os.environ.get("MLFLOW_TRACKING_URI") else ()
+    workspace = _workspace() if os.environ.get("MLFLOW_TRACKING_URI") else None  # in such a store others record, too
 
     def elsewhere(run: Run) -> bool:
         return run.data.tags.get(EXPERIMENT_TAG, "") != name
@@ -165,7 +161,7 @@ def _run_of_results(
     fitting = [
         run
         for run in runs
-        if not (checkouts and run.data.tags.get(WORKSPACE_TAG) not in checkouts)
+        if workspace in (None, run.data.tags.get(WORKSPACE_TAG))
         and not (name and elsewhere(run))
         and all(run.data.params.get(key, value) == value for key, value in parameters.items())
     ]
@@ -192,8 +188,7 @@ def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
     mlflow.set_tracking_uri(uri)
     if not named:
         os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it, and the next call would take it for the user's
-    # Two first writers at once crash while they create the schema, so one at a time opens the store.
-    with FileLock(root / ".mlflow.lock"):
+    with opened_alone(root):
         if uri == _in_folder(f"sqlite:///{STORE}", root):
             follow_the_folder(root)
         client = mlflow.MlflowClient()
@@ -305,7 +300,7 @@ def _workspace() -> str:
     """
     root = main_root()
     path = root / ".dvc" / "tmp" / "mlflow_workspace"
-    with FileLock(root / ".mlflow.lock"):
+    with opened_alone(root):
         kept = path.read_text(encoding="utf-8") if path.exists() else ""
         identifier, _, place = kept.partition(" ")
         if place != str(root):
@@ -317,7 +312,10 @@ def _workspace() -> str:
 
 def _git(*arguments: str) -> str:
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        # Without its locks: a user's own commit may go on meanwhile.
+        command = ["git", "--no-optional-locks", *arguments]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True)
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository: the run is recorded all the same
         return ""
 
@@ -341,11 +339,11 @@ def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
         if uri.startswith("http"):  # a server has nothing to be opened here
             _warn_of_silent_server(uri)
-        elif not uri:
+        else:
             try:
                 _open_experiment(stage)
-            except (MlflowException, sqlite3.Error) as error:  # of another version of MLflow, or no store at all
-                _warn(STORE, str(error))
+            except Exception as error:  # of another version of MLflow, no store at all, or a database without a driver
+                _warn("MLFLOW_TRACKING_URI" if uri else STORE, str(error))
         if model == "module":
             _rehearse()
         elif model == "program":
@@ -372,8 +370,10 @@ def _warn_of_silent_server(uri: str) -> None:
     """Print one line if nothing answers at `uri`: MLflow itself tries for two minutes, at the end, without a word."""
     import requests
 
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false").lower() in ("true", "1")
+    verified = not insecure and (os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True)
     try:
-        requests.get(uri, timeout=SECONDS_FOR_AN_ANSWER, stream=True).close()
+        requests.get(uri, timeout=SECONDS_FOR_AN_ANSWER, stream=True, verify=verified).close()
     except requests.RequestException as error:
         _warn("MLFLOW_TRACKING_URI", f"no answer there ({type(error).__name__})")
 

@@ -1,6 +1,6 @@
 """Building blocks of the chapters' schemas of params.yaml."""
 
-from typing import Annotated
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,3 +17,14 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Dropout = Annotated[float, Field(ge=0, le=0.99)]  # it is rounded to a multiple of 1/256, which must not become 1
+
+Recipe = TypeVar("Recipe", bound=Strict)
+
+
+class Chapter(Strict, Generic[Recipe]):
+    """A chapter's section: two recipes with the same keys, and which of them is active."""
+
+    recipe: Literal["tuned", "book"]
+    num_threads: Threads
+    tuned: Recipe
+    book: Recipe

@@ -255,8 +255,8 @@ def test_softmax_without_a_dimension_sums_over_the_first_of_three():
 def test_steps_to_counts_steps_done_until_the_loss_stays():
     assert steps_to([100.0, 50.0, 0.9, 0.1], 0.01) == 2
     assert steps_to([100.0, 0.9, 50.0, 0.1, 0.2], 0.01) == 3
-    assert steps_to([100.0, 50.0], 0.01) == 0
-    assert steps_to([100.0, 0.9, 50.0], 0.01) == 0
+    assert steps_to([100.0, 50.0], 0.01) is None
+    assert steps_to([100.0, 0.9, 50.0], 0.01) is None
 
 
 def test_weights_of_takes_one_network_by_its_whole_name():

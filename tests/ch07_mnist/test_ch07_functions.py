@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.ch07_mnist import params_schema, plot
-from stages.ch07_mnist.dataset import augment, random_affine
+from stages.ch07_mnist.augment import augment, random_affine
 from stages.ch07_mnist.evaluate import calibration_error, first_layer, measure, probabilities_of
+from stages.ch07_mnist.facts import all_facts
 from stages.ch07_mnist.model import BookNetwork, build_network
 from stages.ch07_mnist.preprocess import hold_out, read_idx
 from stages.ch07_mnist.train import STEPS_PER_AVERAGE, Trainer, logits_of, train
@@ -324,3 +325,10 @@ def test_training_goes_on_after_each_epoch_to_the_same_bytes(workspace, recipe):
             states = [getattr(trainer, name) for trainer in (resumed, whole)]
             first, second = (state.state_dict() if isinstance(state, nn.Module) else state for state in states)
             assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
+
+
+def test_every_fact_holds():
+    torch.manual_seed(1)
+    facts = all_facts()
+    assert [fact for fact in facts if not fact["holds"]] == []
+    assert {fact["figure"] for fact in facts} == {"67", "68", "69", "70", "73", "text"}

@@ -481,3 +481,33 @@ def test_the_best_network_learns():
     )  # fmt: skip
     assert history["train_loss"][-1] < 0.6 * history["train_loss"][0]
     assert accuracies_at(best.predict(graph, weights, 0.2, 2), LABELS, parts["train"]).mean() > 0.8
+
+
+@pytest.mark.parametrize("layer", ["mlp", "dense_sum", "dense_mean", "gcn", "sage", "gat", "gin", "cheb"])
+def test_the_librarys_start_is_that_of_the_layers_own_programs(layer):
+    import torch_geometric.nn as pyg
+
+    runs, fan_in, fan_out = 400, 9, 4
+    ours = start_layer(layer, runs, fan_in, fan_out, 2, torch.Generator().manual_seed(0), "library")
+    theirs = {
+        "gcn": lambda: pyg.GCNConv(fan_in, fan_out),
+        "sage": lambda: pyg.SAGEConv(fan_in, fan_out),
+        "gat": lambda: pyg.GATConv(fan_in, fan_out // 2, heads=2),
+        "gin": lambda: torch.nn.Sequential(torch.nn.Linear(fan_in, fan_out), torch.nn.Linear(fan_out, fan_out)),
+        "cheb": lambda: pyg.ChebConv(fan_in, fan_out, 3),
+    }.get(layer, lambda: torch.nn.Linear(fan_in, fan_out))
+    names = {  # ours to theirs
+        "gcn": {"weight": "lin.weight", "bias": "bias"},
+        "sage": {"weight": "lin_r.weight", "neighbours": "lin_l.weight", "bias": "lin_l.bias"},
+        "gat": {"weight": "lin.weight", "source": "att_src", "target": "att_dst", "bias": "bias"},
+        "gin": {"weight": "0.weight", "bias": "0.bias", "weight2": "1.weight", "bias2": "1.bias"},
+        "cheb": {**{f"weight{order}": f"lins.{order}.weight" for order in range(3)}, "bias": "bias"},
+    }.get(layer, {"weight": "weight", "bias": "bias"})
+    assert names.keys() == ours.keys()
+    torch.manual_seed(0)
+    drawn = [dict(theirs().named_parameters()) for _ in range(runs)]
+    for own, other in names.items():
+        expected = torch.stack([parameters[other].detach() for parameters in drawn])
+        # Both are uniform, or both zero: their largest values and deviations tell their bounds.
+        for measure in (lambda values: values.abs().max(), lambda values: values.std()):
+            assert measure(ours[own]).item() == pytest.approx(measure(expected).item(), rel=0.05)

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from stages.ch08_graphs.layers import stored_matrix
 from stages.ch08_graphs.planetoid import FILES, SUBJECT_OF_CLASS, check_file, content_digest, run
-from stages.ch08_graphs.preprocess import GRAPH, PUBLIC_SPLIT, adjacency_matrix
+from stages.ch08_graphs.preprocess import GRAPH, PUBLIC_SPLIT, adjacency_matrix, stored_matrix
 
 RAW = Path("data/raw/ch08")
 
@@ -175,6 +174,10 @@ def test_cora_itself_has_the_digest_that_planetoids_files_must_have():
     edges = np.array([[place[a], place[b]] for a, b in citations.iloc[:, :2].to_numpy().tolist()])
     words = np.stack(nodes["features"].to_numpy())
     assert content_digest(words, nodes["subject"].to_numpy(), parts, edges) == CONTENT_SHA256
+    # The sizes that everybody gives for it.
+    adjacency = adjacency_matrix(papers, citations.iloc[:, :2].to_numpy())
+    assert words.shape == (2708, 1433) and adjacency.nnz == 2 * 5278
+    assert [(parts == part).sum() for part in ("train", "val", "test")] == [140, 500, 1000]
 
 
 @pytest.mark.parametrize(

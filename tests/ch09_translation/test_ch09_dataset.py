@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from stages.ch09_translation.dataset import BATCH_COST, batch_numbers, cuts, make_batch, padded, too_long
-from stages.ch09_translation.tokens import FIRST, LAST, PAD
+from stages.ch09_translation.dataset import BATCH_COST, batch_numbers, cuts, make_batch, padded
+from stages.ch09_translation.tokens import FIRST, LAST, PAD, too_long
 
 
 def sentences(count: int, seed: int) -> list[list[int]]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from stages.ch09_translation.model import (
     Embedding,
+    FeedForward,
     MultiHeadAttention,
     PositionalEncoding,
     Transformer,
@@ -242,3 +243,14 @@ def test_dropout_leaves_evaluation_alone_and_changes_training():
     assert not torch.allclose(model(src, tgt), model(src, tgt))
     model.eval()
     assert torch.equal(model(src, tgt), model(src, tgt))
+
+
+def test_the_feed_forward_network_sees_one_token_alone():
+    torch.manual_seed(0)
+    network = FeedForward(16, 32, 0.0).eval()
+    x = torch.randn(2, 5, 16)
+    changed = x.clone()
+    changed[1, 3] += 1
+    with torch.no_grad():
+        differ = (network(changed) != network(x)).any(dim=-1)
+    assert differ.nonzero().tolist() == [[1, 3]]

@@ -40,7 +40,7 @@ def test_a_stage_has_its_seed_its_threads_and_deterministic_kernels(restored):
 def test_a_processor_without_the_instructions_is_one_line(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": False})
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
-    with pytest.raises(SystemExit, match="this processor has no AVX2; with native it does"):
+    with pytest.raises(SystemExit, match="this processor has no AVX2; set native"):
         set_up_torch(seed=5, num_threads=1)
 
 

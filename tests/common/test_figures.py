@@ -3,11 +3,16 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-from stages.common.figures import new_figure, save_figure, write_recorded
+import pytest
+
+from stages.common import tracking
+from stages.common.figures import new_figure, record_figures, save_figure
 from stages.common.files import file_hash, read_json
 from tests.conftest import ROOT
 
+PLOTS = Path("metrics/plots/ch99")
 DRAW = """
 import sys
 from stages.common.figures import new_figure, save_figure
@@ -30,13 +35,42 @@ def test_a_users_style_changes_nothing(tmp_path):
     assert (tmp_path / "own.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
 
 
-def test_what_was_recorded_is_written_by_name(tmp_path):
-    paths = [tmp_path / "loss.png", tmp_path / "accuracy.png"]
-    for number, path in enumerate(paths):
+@pytest.fixture
+def recorded(tmp_path, monkeypatch) -> list[tuple[str, dict]]:
+    """Two figures and a hidden file in the folder of a chapter 99; what goes to MLflow is in the list."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("loss", "accuracy")):
         figure, axes = new_figure()
         axes.plot([0, number])
-        save_figure(figure, path)
-    write_recorded(tmp_path / "ch99.json", paths)
-    assert list(read_json(tmp_path / "ch99.json").items()) == [
-        (name, file_hash(tmp_path / name, "sha256")) for name in ("accuracy.png", "loss.png")
+        save_figure(figure, PLOTS / f"{name}.png")
+    (PLOTS / "._loss.png").touch()
+    calls = []
+    monkeypatch.setattr(tracking, "record_results", lambda stage, **options: calls.append((stage, options)))
+    return calls
+
+
+def test_figures_go_to_every_run_and_their_hashes_are_written_by_name(recorded):
+    record_figures("ch99_plot", {"model_file": "a", "metrics": {"loss": 1.0}}, {"model_file": "b", "figures": []})
+    both = [PLOTS / "accuracy.png", PLOTS / "loss.png"]
+    assert recorded == [
+        ("ch99_plot", {"model_file": "a", "metrics": {"loss": 1.0}, "figures": both}),
+        ("ch99_plot", {"model_file": "b", "figures": []}),
     ]
+    written = read_json("data/recorded/ch99.json")
+    assert list(written.items()) == [(path.name, file_hash(path, "sha256")) for path in both]
+
+
+def test_figures_may_be_named(recorded):
+    record_figures("ch99_plot", {"model_file": "a"}, figures=[PLOTS / "loss.png"])
+    assert recorded[0][1]["figures"] == [PLOTS / "loss.png"]
+    assert list(read_json("data/recorded/ch99.json")) == ["loss.png"]
+
+
+def test_nothing_is_written_of_what_could_not_be_recorded(recorded, monkeypatch):
+    def fail(*_, **__):
+        raise tracking.RecordingError("no space left")
+
+    monkeypatch.setattr(tracking, "record_results", fail)
+    with pytest.raises(SystemExit, match="no space left"):
+        record_figures("ch99_plot", {"model_file": "a"})
+    assert not Path("data/recorded").exists()

@@ -160,6 +160,14 @@ def test_history_of_every_so_many_epochs(tmp_path):
         write_history(tmp_path / "history.csv", {"accuracy": [0.5, math.nan]}, every=5)
 
 
+def test_history_of_steps(tmp_path):
+    write_history(tmp_path / "history.csv", {"loss": [0.5, 0.25]}, unit="step")
+    assert (tmp_path / "history.csv").read_bytes() == b"step,loss\n1,0.5\n2,0.25\n"
+    assert read_history(tmp_path / "history.csv") == {"loss": [0.5, 0.25]}
+    with pytest.raises(SystemExit, match="loss is nan after step 2: the training diverged"):
+        write_history(tmp_path / "history.csv", {"loss": [0.5, math.nan]}, unit="step")
+
+
 def test_history_of_unequal_lengths_is_refused(tmp_path):
     with pytest.raises(ValueError, match="shorter"):
         write_history(tmp_path / "history.csv", {"train_loss": [0.5, 0.25], "accuracy": [0.0]})

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from filelock import Timeout
 
-from stages.common.store import follow_the_folder
+from stages.common.store import follow_the_folder, make_ready, opened_alone
 from tests.conftest import ROOT
 
 
@@ -50,6 +51,18 @@ def test_a_moved_store_has_its_artifacts_with_it(make, tmp_path):
     assert addresses(root)[0] == (root / "mlartifacts/ch06").as_uri()
 
 
+def test_a_moved_store_whose_experiment_has_another_name_by_now(make, tmp_path):
+    root = make(tmp_path / "old place/mlartifacts/глава 6")
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("ch06").experiment_id
+    client.rename_experiment(experiment, "Мои опыты")
+    client.rename_experiment(client.create_experiment("ch04", artifact_location="file:///elsewhere"), "глава 6")
+    root = root.rename(tmp_path / "new place")
+    follow_the_folder(root)
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    assert client.get_experiment(experiment).artifact_location == (root / "mlartifacts/глава 6").as_uri()
+
+
 @pytest.mark.parametrize("place", ["elsewhere/ch06", "class/mlartifacts/ch06", "class/mlartifacts"])
 def test_artifacts_that_a_user_has_put_elsewhere_stay_there(make, tmp_path, place):
     root = make(tmp_path / place)
@@ -67,13 +80,42 @@ def test_a_store_that_was_brought_without_its_artifacts_still_finds_them(make, t
     assert addresses(tmp_path / "clone") == addresses(root)
 
 
+@pytest.mark.parametrize("present", [False, True], ids=["missing", "empty"])
+def test_the_ui_finds_a_store_that_nobody_else_is_making(tmp_path, monkeypatch, present):
+    if present:
+        (tmp_path / "mlflow.db").touch()
+    opened, client = [], mlflow.MlflowClient
+
+    def open_store(uri: str) -> mlflow.MlflowClient:
+        opened.append(uri)
+        with pytest.raises(Timeout):  # of the others
+            opened_alone(tmp_path).acquire(timeout=0)
+        return client(uri)
+
+    monkeypatch.setattr(mlflow, "MlflowClient", open_store)
+    make_ready(tmp_path)
+    assert len(opened) == 1
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        assert store.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+    make_ready(tmp_path)
+    assert len(opened) == 1  # it is there
+
+
+def test_a_store_elsewhere_needs_none_here(tmp_path):
+    environment = {**os.environ, "DVC_ROOT": str(tmp_path), "MLFLOW_TRACKING_URI": "sqlite:///class.db"}
+    command = [sys.executable, "-m", "stages.common.store"]
+    assert subprocess.run(command, cwd=ROOT, env=environment, timeout=60).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_a_store_nothing_is_made_and_a_broken_one_is_one_line(tmp_path):
     follow_the_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mlflow.db").touch()
     follow_the_folder(tmp_path)
     (tmp_path / "mlflow.db").write_text("no database " * 100)
-    environment = {**os.environ, "DVC_ROOT": str(tmp_path)}
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment["DVC_ROOT"] = str(tmp_path)
     command = [sys.executable, "-m", "stages.common.store"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, "mlflow.db: file is not a database\n")
