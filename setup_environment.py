@@ -53,9 +53,8 @@ def pip_settings() -> dict[str, str]:
     listed = subprocess.run([PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
     found = re.findall(r"^(\S+)\.([\w-]+)=(['\"].*['\"])$", listed, re.MULTILINE)
     # As pip: its variable counts most, then what is set for its command, then what is set for all.
-    sections = ("global", "install", ":env:")
-    found = [entry for entry in found if entry[0] in sections]
-    return {name: ast.literal_eval(value) for _, name, value in sorted(found, key=lambda e: sections.index(e[0]))}
+    ordered = [entry for section in ("global", "install", ":env:") for entry in found if entry[0] == section]
+    return {name: ast.literal_eval(value) for _, name, value in ordered}
 
 
 def uv_environment(settings: dict[str, str]) -> dict[str, str]:

@@ -66,6 +66,13 @@ def chapter(open_workspace, request):
         yield workspace, request.param, workspace.run("ch09", tracked=request.param == "tuned")
 
 
+def test_the_corpus_is_those_files_alone(chapter):
+    files = ("data-00000-of-00001.arrow", "dataset_info.json", "state.json")
+    expected = {f"{CORPUS}/{part}/{file}" for part in ("train", "val", "test") for file in files}
+    found = {path for path in chapter[2] if path.startswith(f"{CORPUS}/")}
+    assert found == expected | {f"{CORPUS}/dataset_dict.json"}
+
+
 def test_no_checkpoint_is_left(chapter):
     workspace, *_ = chapter
     assert list((workspace.path / ".checkpoints").iterdir()) == []
