@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -32,6 +33,10 @@ PLACE = ENVIRONMENT / "place.txt"  # its programs name the folder: moved or copi
 UNFINISHED = "unfinished"  # what the stamp begins with until all is there
 OF_TORCH = re.compile(r"(?:torch|torchvision)==")
 OF_CUDA = re.compile(r"(?:nvidia|cuda|triton)\b")
+# The user's own that name another place to install into, from which uv would also remove whatever is not in the lock
+# file, or another source of packages, whose files have other hashes.
+LEFT_OUT_FOR_UV = ("UV_SYSTEM_PYTHON", "UV_PYTHON", "UV_TORCH_BACKEND", "UV_INDEX", "UV_EXTRA_INDEX_URL")
+LEFT_OUT_FOR_PIP = ("PIP_PYTHON", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
@@ -48,13 +53,25 @@ def locked(package: str) -> str:
     return found[0]
 
 
+def pip_environment() -> dict[str, str]:
+    """Return the variables for pip: all but those that lead it to another place than .venv."""
+    return {name: value for name, value in os.environ.items() if name not in LEFT_OUT_FOR_PIP}
+
+
 def pip_settings() -> dict[str, str]:
     """Return what pip is configured for, by the names of its options, such as "index-url"."""
-    listed = subprocess.run([PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    command = [PYTHON, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, env=pip_environment()).stdout
     found = re.findall(r"^(\S+)\.([\w-]+)=(['\"].*['\"])$", listed, re.MULTILINE)
     # As pip: its variable counts most, then what is set for its command, then what is set for all.
     ordered = [entry for section in ("global", "install", ":env:") for entry in found if entry[0] == section]
     return {name: ast.literal_eval(value) for _, name, value in ordered}
+
+
+def has_certificates() -> bool:
+    """Return whether the system has certificates of authorities, which a slim container may lack."""
+    paths = ssl.get_default_verify_paths()
+    return sys.platform in ("win32", "darwin") or bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
 
 
 def uv_environment(settings: dict[str, str]) -> dict[str, str]:
@@ -62,15 +79,16 @@ def uv_environment(settings: dict[str, str]) -> dict[str, str]:
 
     An extra index is left out: of several uv takes the first that has a package, and its file may be another build.
     """
-    # Those two name another Python to install into, from which uv would remove whatever is not in the lock file.
-    variables = {name: value for name, value in os.environ.items() if name not in ("UV_SYSTEM_PYTHON", "UV_PYTHON")}
+    variables = {name: value for name, value in os.environ.items() if name not in LEFT_OUT_FOR_UV}
     of_pip = {
         "UV_DEFAULT_INDEX": settings.get("index-url"),
         "UV_FIND_LINKS": ",".join(settings.get("find-links", "").split()),
-        "UV_INSECURE_HOST": settings.get("trusted-host"),
+        "UV_INSECURE_HOST": " ".join(settings.get("trusted-host", "").split()),
         "SSL_CERT_FILE": settings.get("cert"),
         "ALL_PROXY": settings.get("proxy"),
     }
+    if has_certificates():  # as pip does: those of a school that looks into what comes may be there alone
+        of_pip["UV_SYSTEM_CERTS"] = "true"
     for name, value in of_pip.items():
         if value:
             variables.setdefault(name, value)
@@ -168,14 +186,14 @@ def set_up(stamp: str) -> None:
         locked_here = ENVIRONMENT / "requirements.txt"
         kept = [pin for pin in pins() if not (OF_TORCH.match(pin) or OF_CUDA.match(pin))]
         locked_here.write_text("".join(kept), encoding="utf-8")
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-user", "--require-hashes"]
     uv = [PYTHON, "-m", "uv", "pip"]
     # Compiled now, because an environment that can't write .pyc files would compile at every start.
     options = ["--python", PYTHON, "--quiet", "--compile-bytecode"]
     settings = pip_settings()
     variables = uv_environment(settings)
     try:
-        subprocess.run([*pip, "-r", installer], check=True)
+        subprocess.run([*pip, "-r", installer], check=True, env=pip_environment())
         alone_here = settings.get("no-index", "").lower() in ("1", "on", "true", "yes")
         sync = [*uv, "sync", "--require-hashes", *options, *(["--no-index"] if alone_here else []), locked_here]
         subprocess.run(sync, check=True, env=variables)

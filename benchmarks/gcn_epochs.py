@@ -19,8 +19,9 @@ import torch
 from torch.nn import functional as F
 
 from stages.ch08_graphs.layers import build_graph, forward, start_network
+from stages.ch08_graphs.networks import accuracies_at, layered
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
-from stages.ch08_graphs.train import accuracies_at, parts_of, train
+from stages.ch08_graphs.train import parts_of, train
 
 EPOCHS, HIDDEN_SIZE, DROPOUT, RATE, DECAY = 200, 16, 0.5, 0.01, 5e-4
 
@@ -72,17 +73,15 @@ def our_runs(arrays: dict[str, np.ndarray], seed: int, runs: int) -> tuple[float
     parts = parts_of(arrays, "public", runs)
     generator = torch.Generator().manual_seed(seed)
     weights = start_network("gcn", runs, int(arrays["features_shape"][1]), HIDDEN_SIZE, len(SUBJECTS), 1, generator)
-    options = {"learning_rate": RATE, "weight_decay": DECAY, "decayed": "all", "input_dropout": 0.0}
+    options = {"learning_rate": RATE, "weight_decay": DECAY, "decayed": "all"}
     started = time.perf_counter()
     weights, _ = train(
-        "gcn",
+        layered("gcn", 0.0, DROPOUT, generator),
         graph,
         labels,
         parts,
         weights,
-        generator,
         epochs=EPOCHS,
-        dropout=DROPOUT,
         chosen_by="last",
         validate_every=EPOCHS,
         **options,

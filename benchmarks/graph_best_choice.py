@@ -15,15 +15,15 @@ import numpy as np
 import torch
 
 from benchmarks.shared import tuned_chapter
-from stages.ch08_graphs import best
 from stages.ch08_graphs.evaluate import group_weights
 from stages.ch08_graphs.layers import build_graph
+from stages.ch08_graphs.networks import accuracies_at, predictor
 from stages.ch08_graphs.preprocess import GRAPH
-from stages.ch08_graphs.train import GROUPS, accuracies_at, parts_of, train_group
+from stages.ch08_graphs.train import GROUPS, parts_of, train_group
 from stages.common.devices import in_processes, set_up_torch
 from stages.common.memory import keep_freed_memory
 
-CHOICE_SEED, TEST_SEED = 1000, 2000
+CHOICE_SEED, TEST_SEED = 1, 2
 SETTINGS: dict[str, dict[str, float]] = {
     "as in params.yaml": {},
     "warm-up 100": {"warm_up": 100},
@@ -36,21 +36,23 @@ SETTINGS: dict[str, dict[str, float]] = {
 def accuracies_of(group: str, runs: int, recipe: dict, seed: int, part: str) -> np.ndarray:
     """Train `runs` networks of a group; return the accuracy of each at its nodes of a part, (runs,)."""
     keep_freed_memory()
-    of_training = ("weight_decay", "decayed", "input_dropout", "dropout", "chosen_by", "validate_every")
-    of_network = ("samples", "restart", "hops", "node_dropout", "temperature", "consistency", "warm_up")
-    options = {
+    of_training = ("weight_decay", "decayed", "chosen_by", "validate_every")
+    dropouts = ("input_dropout", "dropout", "node_dropout")
+    of_losses = (*dropouts, "samples", "restart", "hops", "temperature", "consistency", "warm_up")
+    losses = {name: recipe[name] for name in of_losses}
+    training = {
         **{name: recipe[name] for name in of_training},
         "epochs": recipe["best_epochs"],
         "learning_rate": recipe["best_learning_rate"],
         "average_decay": recipe["best_average_decay"],
-        "best_options": {name: recipe[name] for name in of_network},
     }
     shape = {"hidden_size": recipe["best_hidden_size"], **{name: recipe[name] for name in ("heads", "initial_weights")}}
-    arrays, _ = train_group(group, "best", seed, {group: runs}, **shape, options=options, batch_nodes=0, fan_out=0)
+    options = {**shape, "losses": losses, "training": training, "batch_nodes": 0, "fan_out": 0}
+    arrays, _ = train_group(group, "best", seed, {group: runs}, **options)
     weights = group_weights({name: torch.from_numpy(value) for name, value in arrays.items()}, group)
     with np.load(GRAPH) as loaded:
         arrays = dict(loaded)
-    logits = best.predict(build_graph(arrays), weights, recipe["restart"], recipe["hops"])
+    logits = predictor("best", recipe["restart"], recipe["hops"])(build_graph(arrays), weights)
     return accuracies_at(logits, torch.from_numpy(arrays["labels"]), parts_of(arrays, group, runs)[part]).numpy()
 
 

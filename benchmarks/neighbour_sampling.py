@@ -25,12 +25,14 @@ import torch
 from scipy import sparse
 
 from stages.ch08_graphs.layers import Graph, SparseMatrix, build_graph, forward, start_network
+from stages.ch08_graphs.networks import accuracies_at, layered
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS, stored_matrix
 from stages.ch08_graphs.sampling import Source, batches, predict_in_parts
-from stages.ch08_graphs.train import accuracies_at, parts_of, train
+from stages.ch08_graphs.train import parts_of, train
 from stages.common.memory import keep_freed_memory
 
-OPTIONS = {"learning_rate": 0.02, "weight_decay": 5e-4, "decayed": "first", "input_dropout": 0.5, "dropout": 0.5}
+OPTIONS = {"learning_rate": 0.02, "weight_decay": 5e-4, "decayed": "first"}
+DROPOUT = 0.5
 CLASSES, WORDS, WORDS_EACH, NEIGHBOURS = len(SUBJECTS), 500, 10, 10
 LABELLED, TESTED = 10_000, 1_000
 MIB = 1024  # ru_maxrss counts KiB on Linux
@@ -51,7 +53,8 @@ def on_cora(layer: str, runs: int, batch_nodes: int, fan_out: int) -> None:
         options = {**OPTIONS, "epochs": 100 * times, "chosen_by": "validation", "validate_every": 5 * times}
         options["draw"] = None if name == whole else draw
         started = time.perf_counter()
-        weights, _ = train(layer, graph, labels, parts, weights, generator, **options)
+        network = layered(layer, DROPOUT, DROPOUT, generator)
+        weights, _ = train(network, graph, labels, parts, weights, **options)
         seconds = time.perf_counter() - started
         with torch.no_grad():
             found = accuracies_at(forward(layer, graph, weights), labels, parts["test"])
@@ -121,7 +124,8 @@ def at_size(nodes: int, path: Path, batch_nodes: int, fan_out: int, batched: boo
     graph = None if batched else graph_for_sage(source)
     started = time.perf_counter()
     options = {**OPTIONS, "epochs": 2, "chosen_by": "last", "validate_every": 3, "draw": draw if batched else None}
-    weights, _ = train("sage", graph, labels, {"train": trained[None]}, weights, generator, **options)
+    network = layered("sage", DROPOUT, DROPOUT, generator)
+    weights, _ = train(network, graph, labels, {"train": trained[None]}, weights, **options)
     steps = 2 * -(-len(trained) // batch_nodes) if batched else 2
     seconds = (time.perf_counter() - started) / steps
     added = peak() - held

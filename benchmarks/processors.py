@@ -101,7 +101,8 @@ def outputs(folder: Path) -> dict[str, str]:
 def run(folder: Path, stage: str, emulator: Sequence[str] = ()) -> str:
     """Run a stage in the folder, on this processor or on one that QEMU plays; return what it failed with, if so."""
     command = [*emulator, sys.executable, "-m", *f"stages.{stage}".split()]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    environment = {**own, "PYTHONPATH": str(folder)}  # nothing of this goes to a server that a class records on
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     # A group of its own, so that the stage's own processes end with this program, too.
     with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes) as process:

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from stages.common.files import placed, write_json
-from stages.common.params import PARAMS_FILE, PIPELINE_FILE, read_yaml
+from stages.common.params import PARAMS_FILE, PIPELINE_FILE, Yaml12Loader, read_yaml
 from stages.params_schema import main as check_parameters
 from stages.repro import in_git, use_this_python
 
@@ -34,7 +34,15 @@ def chapters_with_recipes(parameters: dict) -> list[str]:
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", check=True).stdout
+    """Return what a git command prints.
+
+    Raises:
+        SystemExit: with one line, git's reason, if it fails.
+    """
+    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8")
+    if done.returncode:
+        raise SystemExit(f"error: git {' '.join(arguments)}: {' '.join(done.stderr.split())}")
+    return done.stdout
 
 
 def shown(revision: str, path: str) -> str:
@@ -97,14 +105,23 @@ def main() -> int:
     if not in_git(Path.cwd()):
         print("error: DVC makes experiments in a git repository alone: clone the project with git", file=sys.stderr)
         return 1
-    own = Path(git("rev-parse", "--show-toplevel").rstrip("\n"), ".git/config")
-    if own.is_file() and not own.read_bytes().isascii():  # DVC copies it, as ASCII
-        print(
-            f"error: {own} has other letters than English ones, and DVC makes temporary copies only where it has none; "
-            "your name can stand in git config --global user.name: take it out here, git config --unset user.name",
-            file=sys.stderr,
-        )
-        return 1
+    copied = {  # DVC copies them, as ASCII
+        Path(git("rev-parse", "--show-toplevel").rstrip("\n"), ".git/config"): (
+            "your name can stand in git config --global user.name: take it out here, git config --unset user.name"
+        ),
+        Path(
+            ".dvc/config.local"
+        ): "what is named there can stand in DVC's settings for all projects: dvc config --global",
+    }
+    for own, way_out in copied.items():
+        if own.is_file() and not own.read_bytes().isascii():
+            print(
+                f"error: {own} has other letters than English ones, and DVC makes temporary copies only where it has "
+                f"none; {way_out}",
+                file=sys.stderr,
+            )
+            return 1
+    head = git("rev-parse", "HEAD").strip()  # while the experiment runs, the workspace may go on
     if unknown := git("ls-files", "--others", "--exclude-standard", "stages/*.py").splitlines():
         print(f"error: the copy has what git knows, and it doesn't know {unknown[0]}: git add it", file=sys.stderr)
         return 1
@@ -113,7 +130,6 @@ def main() -> int:
     # An experiment of this name from an earlier commit may stay; of this one, it is made anew. Stages that ran with the
     # same code, data and parameters before come from DVC's run cache, as everywhere.
     subprocess.run([*dvc, "remove", NAME], capture_output=True)
-    head = git("rev-parse", "HEAD").strip()  # while the experiment runs, the workspace may go on
     # Named, because the others would be run, too, by the recipes that they have.
     stages = list(stages_of(set(chapters), read_yaml(PIPELINE_FILE)["stages"]))
     status = subprocess.run([*dvc, "run", "--temp", "-n", NAME, *settings, *stages])
@@ -124,9 +140,9 @@ def main() -> int:
         write_json(RESULTS / f"{chapter}.json", collected_metrics(revision, chapter))
     for chapter, times in collected_timings(revision, chapters).items():
         write_json(RESULTS / f"timings/{chapter}.json", times)
-    lock = yaml.safe_load(shown(revision, "dvc.lock"))
+    lock = yaml.load(shown(revision, "dvc.lock"), Yaml12Loader)
     if LOCK.exists():
-        earlier = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+        earlier = read_yaml(LOCK)["stages"]
         kept = {chapter for chapter in left_out if (RESULTS / f"{chapter}.json").exists()}
         lock["stages"].update(stages_of(kept, earlier))
     with placed(LOCK) as path:

@@ -19,13 +19,13 @@ from stages.ch07_mnist.params_schema import Mnist
 from stages.ch08_graphs.params_schema import Graphs
 from stages.ch09_translation.params_schema import Translation
 from stages.common.params import PARAMS_FILE, ParametersError, checked_parameters, read_yaml, report
-from stages.common.schema import Strict
+from stages.common.schema import Seed, Strict
 
 
 class Parameters(Strict):
     """params.yaml: what several chapters share, then a section a chapter."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Seed
     device: Literal["auto", "cpu", "cuda", "mps"]
     instructions: Literal["avx2", "native"]
     noise_level: Annotated[float, Field(ge=0, le=10)]

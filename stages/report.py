@@ -55,8 +55,8 @@ figcaption { color: #555; font-size: 0.875rem; }
 </head>
 <body>
 <h1>Neural networks in PyTorch: results</h1>
-<p>$origin “Book” is the book’s own program (<code>python -m stages.book --all</code>); docs/errata.md
-says what is wrong in it.</p>
+<p>$origin “Book” is the recipe <code>book</code>, the book’s program (<code>python -m stages.book --all</code>);
+docs/errata.md says what is wrong in it.</p>
 <nav>$links</nav>
 $chapters
 </body>

@@ -7,11 +7,14 @@ as the file stays as it is, and goes straight to a parameter. What it does with 
 
 import gc
 import os
+import platform
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+from stages import configured_instructions
 from stages.params_schema import main as check_parameters
 
 
@@ -68,6 +71,14 @@ def works_in(folder: Path) -> bool:
     return in_git(folder) or bool(Config.from_cwd()["core"].get("no_scm"))
 
 
+def lacks_avx2(described: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether this is Linux on an x86-64 processor that says it has no AVX2."""
+    if platform.machine() != "x86_64" or not described.is_file():
+        return False
+    flags = re.search(r"^flags\s*:(.*)$", described.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return flags is not None and "avx2" not in flags[1].split()
+
+
 def use_this_python() -> None:
     """Let the stages' `python` be this one, also where the environment isn't activated."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -77,6 +88,14 @@ def main() -> int:
     gc.disable()  # there is next to no garbage, and looking for it takes a seventh of the time
     if status := check_parameters():
         return status
+    if lacks_avx2() and configured_instructions() == "avx2":
+        # Here, because with these instructions NumPy itself would end without a word, at its import.
+        print(
+            "instructions: this processor has no AVX2; set native in params.yaml: it does without, and gives other "
+            "bytes",
+            file=sys.stderr,
+        )
+        return 2
     if not works_in(Path.cwd()):
         print(
             "there is no git repository here: clone the project with git; or let DVC do without, and without its "

@@ -178,6 +178,29 @@ def test_settings_of_git_that_dvc_makes_no_temporary_copies_with_are_one_line(re
     assert repository.calls == []
 
 
+def test_settings_of_dvc_that_it_makes_no_temporary_copies_with_are_one_line(repository, capsys):
+    (repository.path / ".dvc").mkdir()
+    (repository.path / ".dvc/config.local").write_text("['remote \"class\"']\nurl = /srv/Класс\n", encoding="utf-8")
+    assert book.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "config.local has other letters" in line
+    assert repository.calls == []
+
+
+def test_what_git_refuses_is_one_line_with_its_reason(repository, monkeypatch):
+    shutil.rmtree(repository.path / ".git")
+    repository.git("init", "-q")  # without a commit
+    with pytest.raises(SystemExit, match="^error: git rev-parse HEAD: fatal: .*HEAD"):
+        book.main()
+    assert repository.calls == []
+
+
+def test_small_numbers_stay_numbers_in_the_lock(repository):
+    repository.lock["ch02_train"]["params"] = {"params.yaml": {"ch02.book.learning_rate": 1e-05}}
+    assert book.main() == 0
+    assert read_yaml(book.LOCK) == {"stages": repository.lock}
+
+
 def test_a_commit_in_the_meantime_loses_no_experiment(repository):
     repository.goes_on = True
     assert book.main() == 0

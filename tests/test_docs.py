@@ -17,9 +17,11 @@ PLACES = re.findall(r"^\| (\d) \| (.*) \| (.*) \|$", FIGURES, re.M)  # chapter, 
 
 
 def shown(value: float | None) -> str:
-    """Write a number as the tables do: a share as four digits behind the point, a count as it is."""
+    """Write a number as the tables do: a share as four digits behind the point, unless it is less; a count as it is."""
     if value is None:
         return "–"
+    if 0 < abs(value) < 0.00005:
+        return f"{value:.1e}"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 

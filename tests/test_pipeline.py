@@ -14,10 +14,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from stages.ch06_timeseries import generate
 from stages.common.files import file_hash
@@ -110,6 +113,28 @@ def packages(path: Path, read: Callable[[Path], ast.Module]) -> set[str]:
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return {name.partition(".")[0] for name in names}
+
+
+def imported_packages(program: Path) -> set[str]:
+    """Return the packages, none of Python's own and ours, that are loaded with a program."""
+    return packages(program, imports_at_once) - sys.stdlib_module_names - {"stages"}
+
+
+def missing_from(requirements: str, program: Path) -> list[str]:
+    """Return which packages of `imported_packages` an environment with nothing but these requirements lacks."""
+    installed, waiting = set(), [Requirement(line) for line in requirements.splitlines() if line.strip()]
+    while waiting:
+        name = canonicalize_name(waiting.pop().name)
+        if name not in installed:
+            installed.add(name)
+            needed = map(Requirement, requires(name) or [])
+            waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    distributions = packages_distributions()
+    return [
+        name
+        for name in imported_packages(program)
+        if not installed & {canonicalize_name(distribution) for distribution in distributions[name]}
+    ]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -440,6 +465,16 @@ def test_missing_data_is_no_problem_and_all_else_is():
     ]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_plots_are_of_columns_that_there_are(name):
+    stage, item = NAMES[name]
+    for path, options in declared_outputs(stage).items():
+        if path.startswith("metrics/") and path.endswith(".csv"):
+            table = (ROOT / resolve(path, {**PARAMS, "item": item})).read_text(encoding="utf-8")
+            first, *others = table.splitlines()[0].split(",")
+            assert options["x"] == first and options["y"] in others
+
+
 def declared_outputs(stage: str) -> dict[str, dict]:
     """Return every output that dvc.yaml declares for `stage`, with its options."""
     outputs = {}
@@ -494,7 +529,7 @@ SHARED = {
         "ch06_generate ch06_train@* ch06_evaluate@* ch06_noise "
         "ch07_preprocess ch07_train ch07_evaluate "
         "ch08_preprocess ch08_train@* ch08_evaluate ch08_tasks "
-        "ch09_tokenize ch09_train ch09_evaluate",
+        "ch09_train ch09_evaluate",
     ),
     "device": ("auto", "ch01_evaluate ch07_train ch07_evaluate ch09_train ch09_evaluate"),
     "noise_level": (0.3, "ch06_generate ch06_evaluate@* ch06_plot"),
@@ -556,6 +591,7 @@ CHAPTERS = {
         "corpus": ("opus_books", "download tokenize"),
         "num_threads": (3, "train evaluate"),
         "launcher": ("torchrun --nproc_per_node 2 -m", ""),  # no parameter of a stage, but part of a command
+        "split_seed": (1, "tokenize"),
         "val_share": (0.123, "tokenize"),
         "test_share": (0.123, "tokenize"),
     },
@@ -667,12 +703,12 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "batch_size": (31, "train"),
         "learning_rate": (0.123, "train"),
         "weight_decay": (0.123, "train"),
-        "label_smoothing": (0.123, "train"),
+        "label_smoothing": (0.123, "train plot"),
         "average_decay": (0.123, "train"),
-        "rotation": (1.23, "train"),
-        "translation": (0.123, "train"),
-        "scaling": (0.123, "train"),
-        "shear": (1.23, "train"),
+        "rotation": (1.23, "train plot"),
+        "translation": (0.123, "train plot"),
+        "scaling": (0.123, "train plot"),
+        "shear": (1.23, "train plot"),
         "shifted_views": (False, "evaluate plot"),
     },
     "ch08": {
@@ -729,7 +765,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
         "learning_rate": (0.123, "train"),
         "schedule": ("constant", "train"),
         "warmup": (0.123, "train"),
-        "label_smoothing": (0.123, "train"),
+        "label_smoothing": (0.123, "train plot"),
         "clip_norm": (1.23, "train"),
         "beta2": (0.97, "train"),
         "averaged_epochs": (2, "train"),

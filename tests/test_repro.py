@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import dpath
 import pytest
@@ -54,6 +55,34 @@ def test_without_a_repository_it_says_what_to_do(repository):
     repository.run(*line.rpartition(": ")[2].split())  # the command that it names
     done = make_repro(repository, TARGET)
     assert done.returncode == 0 and "Running stage 'ch06_generate'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("described", "lacks"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu sse4_2 avx avx2 bmi2\n", False),
+        ("processor\t: 0\nflags\t\t: fpu sse4_2 avx\n", True),
+        ("processor\t: 0\n", False),  # says nothing of it
+        (None, False),
+    ],
+)
+def test_a_processor_without_avx2_is_told_before_numpy_ends_without_a_word(
+    repository, monkeypatch, tmp_path, capsys, described, lacks
+):
+    path = tmp_path / "cpuinfo"
+    if described is not None:
+        path.write_text(described, encoding="utf-8")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert repro.lacks_avx2(path) == lacks
+    if lacks:
+        monkeypatch.chdir(repository.path)
+        monkeypatch.setattr(repro, "lacks_avx2", lambda: True)
+        assert repro.main() == 2
+        assert "set native in params.yaml" in capsys.readouterr().err
+        text = Path("params.yaml").read_text(encoding="utf-8").replace("instructions: avx2", "instructions: native")
+        Path("params.yaml").write_text(text, encoding="utf-8")
+        monkeypatch.setattr(repro, "works_in", lambda _: False)
+        assert repro.main() == 1  # it gets as far as the next question
 
 
 def test_stages_run_with_the_same_python_without_activation(repository):

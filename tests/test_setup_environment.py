@@ -7,6 +7,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,10 +43,15 @@ def set_up(tmp_path, monkeypatch):
             if "uv" in command:
                 assert command[command.index("--python") + 1] == setup_environment.PYTHON
                 assert options["env"]["VIRTUAL_ENV"] == str(environment)
-                assert not {"UV_SYSTEM_PYTHON", "UV_PYTHON"} & options["env"].keys()
+                assert not set(setup_environment.LEFT_OUT_FOR_UV) & options["env"].keys()
+            else:
+                assert "--no-user" in command
+        if "uv" not in command and "import pip" not in command:
+            assert not set(setup_environment.LEFT_OUT_FOR_PIP) & options["env"].keys()
         return subprocess.CompletedProcess(command, main.status if "import pip" in command else 0, stdout="")
 
-    monkeypatch.setenv("UV_SYSTEM_PYTHON", "1")
+    for name in (*setup_environment.LEFT_OUT_FOR_UV, *setup_environment.LEFT_OUT_FOR_PIP):
+        monkeypatch.setenv(name, "elsewhere")  # a user's own, which are to lead nowhere
     monkeypatch.setattr(setup_environment, "create_environment", lambda: main.made.append(True))
 
     def main(*arguments: str) -> list[list[str]]:
@@ -217,6 +223,7 @@ def test_one_set_up_at_a_time(set_up, monkeypatch, capsys):
         ),
         ("download.index-url='https://d/simple'\nglobal.extra-index-url='https://e/simple'\n", {}),
         (r"global.find-links='\n/a\n/b'", {"UV_FIND_LINKS": "/a,/b"}),
+        (r"global.trusted-host='\na\nb'", {"UV_INSECURE_HOST": "a b"}),
         (
             "global.trusted-host='e'\nglobal.cert='/srv/school.pem'\nglobal.proxy='http://school:3128'\n",
             {"UV_INSECURE_HOST": "e", "SSL_CERT_FILE": "/srv/school.pem", "ALL_PROXY": "http://school:3128"},
@@ -272,3 +279,22 @@ def test_old_python_gets_as_far_as_that():
     source = Path(setup_environment.__file__).read_text(encoding="utf-8")
     _, first, *_ = ast.parse(source, feature_version=(3, 8)).body
     assert ast.unparse(first) == "from __future__ import annotations"
+
+
+def test_what_counts_as_certificates(monkeypatch, tmp_path):
+    def found(cafile: str | None, capath: Path | None) -> bool:
+        paths = SimpleNamespace(cafile=cafile, capath=capath)
+        monkeypatch.setattr(setup_environment.ssl, "get_default_verify_paths", lambda: paths)
+        return setup_environment.has_certificates()
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert not found(None, None) and not found(None, tmp_path)  # a folder with nothing in it
+    (tmp_path / "0a1b2c3d.0").touch()
+    assert found(None, tmp_path) and found("/etc/ssl/cert.pem", None)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_certificates_are_the_systems_where_it_has_some(monkeypatch, there):
+    monkeypatch.delenv("UV_SYSTEM_CERTS", raising=False)
+    monkeypatch.setattr(setup_environment, "has_certificates", lambda: there)
+    assert setup_environment.uv_environment({}).get("UV_SYSTEM_CERTS") == ("true" if there else None)

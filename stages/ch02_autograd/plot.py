@@ -42,7 +42,12 @@ def plot_descents(runs: dict[str, np.ndarray], gradient: str, path: Path) -> Non
         above = {iteration: float(loss) for iteration, (_, loss) in table.items() if float(loss) > 0}
         right.scatter(list(above), list(above.values()), label=label, **style)
     left.set(title=f"Weight (NumPy's gradient: the {gradient})", xlabel="iteration", ylabel="w after the iteration")
-    right.set(title="Loss", xlabel="iteration", ylabel="mean squared error", yscale="log")
+    right.set(
+        title="Loss, while above zero as printed or computed",
+        xlabel="iteration",
+        ylabel="mean squared error",
+        yscale="log",
+    )
     left.legend(loc="lower right")
     save_figure(figure, path)
 

@@ -8,7 +8,7 @@ metrics/history/ch02.csv with those of autograd, and a run in MLflow.
 from stages.common import tracking
 
 if __name__ == "__main__":
-    tracking.start("ch02_train")  # loads MLflow while this process gets ready
+    tracking.start("ch02_train", model="module")  # loads MLflow while this process gets ready
 
 import time
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import save_file
 
 from stages.ch02_autograd.generate import LINE
+from stages.ch02_autograd.model import Line
 from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import placed, write_history
@@ -119,6 +120,8 @@ def main() -> None:
         history=history,
         datasets={"ch02_line": Path(LINE)},
         started=started,
+        model=Line(ways["autograd"]["weight"][-1]),
+        example=inputs[:2],
     )
 
 

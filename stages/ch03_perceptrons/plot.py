@@ -21,7 +21,7 @@ from stages.common.params import declared_parameters
 
 PLOTS = Path("metrics/plots/ch03")
 ACTIVATIONS = ("threshold", "linear", "relu", "sigmoid", "tanh", "softplus")
-OPTIMIZERS = {"sgd": ("SGD", RED), "adam": ("Adam", BLUE), "adagrad": ("Adagrad", GREEN)}
+OPTIMIZERS = {"sgd": ("SGD", RED, "-"), "adam": ("Adam", BLUE, "--"), "adagrad": ("Adagrad", GREEN, "-.")}
 
 
 def plot_activations(curves: dict[str, np.ndarray], path: Path) -> None:
@@ -73,7 +73,7 @@ def plot_widrow_hoff(ways: dict[str, np.ndarray], differences: np.ndarray, loss:
     right.set(
         title=f"Rule against autograd on {name}",
         xlabel="step",
-        ylabel="largest difference of a weight or bias",
+        ylabel="largest difference of a weight or bias, if any",
         yscale="log",
     )
     save_figure(figure, path)
@@ -100,7 +100,7 @@ def plot_xor(figures: dict[str, np.ndarray], inputs: np.ndarray, targets: np.nda
     side = np.array([-0.5, 1.5])
     first, second, bias = figures["xor_line"]
     along = (side, -(first * side + bias) / second) if second else (np.full(2, -bias / first), side)
-    panels[0].plot(*along, color="black", linestyle="--", linewidth=1, label="the best line")
+    panels[0].plot(*along, color="black", linestyle="--", linewidth=1, label="a best line")
     panels[0].set(xlim=side, ylim=side)
     panels[0].legend(loc="upper right")
     figure.colorbar(image, ax=panels, label="output of the network")
@@ -111,9 +111,9 @@ def plot_optimizers(history: dict[str, list[float]], rates: dict[str, float], pa
     """Fig. 35: the loss by step for three optimizers."""
     figure, axes = new_figure()
     for name, losses in history.items():
-        label, color = OPTIMIZERS[name]
-        marker = curve_marker(len(losses))
-        axes.plot(range(1, len(losses) + 1), losses, color=color, marker=marker, label=f"{label}, rate {rates[name]:g}")
+        label, color, line = OPTIMIZERS[name]
+        style = {"color": color, "linestyle": line, "marker": curve_marker(len(losses))}
+        axes.plot(range(1, len(losses) + 1), losses, label=f"{label}, rate {rates[name]:g}", **style)
     axes.set(title="Training of fig. 35", xlabel="step", ylabel="loss: sum of squared errors", yscale="log")
     axes.legend()
     save_figure(figure, path)
@@ -136,7 +136,7 @@ def main() -> None:
     learnt = "½ everywhere" if from_half < 0.05 else f"½ to within {from_half:.1g}"
     titles = [
         f"One layer learns {learnt}; a line gets {4 * metrics['xor_best_line']:.0f} of 4",
-        f"Two layers: {100 * metrics['xor_two_layers_solved']:.0f} % of runs find all 4",
+        f"Two layers: all 4 in {100 * metrics['xor_two_layers_solved']:.0f} % of runs; one of them",
     ]
     plot_xor(figures, *xor, titles, PLOTS / "xor.png")
     rates = {"sgd": recipe.sgd_rate, "adam": recipe.adam_rate, "adagrad": recipe.adagrad_rate}

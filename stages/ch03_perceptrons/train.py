@@ -8,7 +8,7 @@ run in MLflow.
 from stages.common import tracking
 
 if __name__ == "__main__":
-    tracking.start("ch03_train")  # loads MLflow while this process gets ready
+    tracking.start("ch03_train", model="module")  # loads MLflow while this process gets ready
 
 import time
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ from stages.common.devices import set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.optimizers import SGD, Adagrad, Adam
 from stages.common.params import declared_parameters
+from stages.common.seeds import seed_of
 
 MODEL = Path("data/models/ch03/networks.safetensors")
 TRAINING = "data/evaluated/ch03/training.npz"
@@ -200,10 +201,13 @@ def main() -> None:
         weights |= {f"{name}.{key}": value for key, value in trained.items()}
 
     for run in range(recipe.multilayer_runs):
-        torch.manual_seed(seed + run)
+        torch.manual_seed(seed_of(seed, run))
         options = (recipe.output, recipe.multilayer_rate, recipe.multilayer_steps)
         trained = train_multilayer(tensors["train_inputs"], tensors["train_targets"], *options)
         weights |= {f"multilayer{run}.{key}": value for key, value in trained.items()}
+
+    model = MultiLayer(recipe.output)
+    model.load_state_dict({name: weights[f"multilayer0.{name}"] for name in model.state_dict()})
 
     torch.manual_seed(seed)
     start = fitted_network().state_dict()
@@ -228,6 +232,8 @@ def main() -> None:
         history=history,
         datasets={"ch03_patterns": Path(PATTERNS)},
         started=started,
+        model=model.eval(),  # of all the networks the one with a task of its own and test rows
+        example=arrays["train_inputs"][:2],
     )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stages.common.schema import Chapter, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
+from stages.common.seeds import RUNS
 
 Column = Literal["CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT"]
 DISTRICTS = 506
@@ -50,6 +51,12 @@ class Recipe(Strict):
 
 
 class Housing(Chapter[Recipe]):
-    runs: Annotated[int, Field(ge=2)]  # of fewer there is no spread
+    runs: Annotated[int, Field(ge=2, le=RUNS)]  # of fewer there is no spread
     cv_splits: Annotated[int, Field(ge=2, le=DISTRICTS // 10)]  # R² of fewer than ten rows says nothing
     cv_repeats: PositiveInt
+
+    @model_validator(mode="after")
+    def as_many_folds_as_seeds(self):
+        if self.cv_splits * self.cv_repeats > RUNS:
+            raise ValueError(f"cv_splits {self.cv_splits} · cv_repeats {self.cv_repeats} must be at most {RUNS}")
+        return self

@@ -47,7 +47,7 @@ def plot_predictions(pairs: dict[str, tuple[np.ndarray, np.ndarray]], r2: float,
         axes.scatter(true, predicted, s=12, alpha=0.6, color=color, label=f"{name} ({len(true)} rows)")
     values = np.concatenate([values for pair in pairs.values() for values in pair])
     limits = [min(0, values.min() * 1.04), values.max() * 1.04]
-    axes.plot(limits, limits, color=GREY, linestyle="--", linewidth=1)
+    axes.plot(limits, limits, color=GREY, linestyle="--", linewidth=1, label="predicted = true")
     axes.set(title=f"First run: R² {r2:.3f} on the test rows", xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel="true price, 1,000 dollars", ylabel="predicted price, 1,000 dollars")
     axes.legend()

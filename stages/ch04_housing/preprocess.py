@@ -12,6 +12,7 @@ from sklearn.model_selection import KFold, train_test_split
 
 from stages.common.arrays import save_arrays
 from stages.common.params import declared_parameters
+from stages.common.seeds import seed_of
 
 TABLE = "data/raw/ch04/boston_house_prices.csv"
 HOUSING = "data/prepared/ch04/housing.npz"
@@ -38,7 +39,7 @@ def held_out_folds(rows: int, splits: int, repeats: int, seed: int) -> np.ndarra
     """Return (repeats, rows): the number of the fold in which each row is held out, shuffled anew for each repeat."""
     folds = np.empty((repeats, rows), dtype=np.int64)
     for repeat in range(repeats):
-        splitter = KFold(splits, shuffle=True, random_state=seed + repeat)
+        splitter = KFold(splits, shuffle=True, random_state=seed_of(seed, repeat) % 2**32)  # it takes 32 bits
         for fold, (_, held_out) in enumerate(splitter.split(np.zeros(rows))):
             folds[repeat, held_out] = fold
     return folds

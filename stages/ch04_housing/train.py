@@ -25,6 +25,7 @@ from stages.common.optimizers import SGD, Adam
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
 from stages.common.roots import square_root
+from stages.common.seeds import seed_of
 
 HOUSING = "data/prepared/ch04/housing.npz"
 MODELS = Path("data/models/ch04")
@@ -143,7 +144,7 @@ def train_part(
 ) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
     """Train the runs of a `part`, the first one's number and the rows of each; return the state and the history."""
     first, train_rows = part
-    model = HousingModel([seed + first + run for run in range(len(train_rows))], features.shape[1], **shape)
+    model = HousingModel([seed_of(seed, first + run) for run in range(len(train_rows))], features.shape[1], **shape)
     history = train(model, features, prices, train_rows, **options)
     return {name: value.numpy() for name, value in model.state_dict().items()}, history
 

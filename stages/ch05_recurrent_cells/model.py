@@ -41,3 +41,14 @@ class RecurrentNetwork(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         states, _ = self.recurrent(inputs)  # (time, batch, hidden); the state starts at zero
         return self.output(states)
+
+
+class BatchFirst(nn.Module):
+    """The same network for inputs (batch, time, in), outputs (batch, time, out): a batch in MLflow comes first."""
+
+    def __init__(self, network: RecurrentNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.network(inputs.transpose(0, 1)).transpose(0, 1)

@@ -20,6 +20,7 @@ from stages.common.params import declared_parameters
 
 PLOTS = Path("metrics/plots/ch05")
 CELLS = {"rnn": ("RNN", RED), "lstm": ("LSTM", BLUE), "gru": ("GRU", GREEN)}
+LINES = ("-", "--", "-.")
 
 
 def plot_recall(metrics: dict[str, dict], lengths: list[int], symbols: int, path: Path) -> None:
@@ -43,8 +44,8 @@ def plot_gradients(norms: dict[str, np.ndarray], path: Path) -> None:
     """Fig. 49 measured: the gradient's norm by distance in steps, before and after training."""
     figure, panels = new_figure(columns=2, sharey=True)
     for axes, kind in zip(panels, ("untrained", "trained"), strict=True):
-        for cell, (label, color) in CELLS.items():
-            axes.plot(norms[f"{cell}_{kind}"], color=color, label=label)
+        for (cell, (label, color)), line in zip(CELLS.items(), LINES, strict=True):
+            axes.plot(norms[f"{cell}_{kind}"], color=color, linestyle=line, label=label)
         axes.set(title=f"{kind} networks, first run", xlabel="distance T − t in steps", yscale="log")
     panels[0].set_ylabel("norm of ∂loss(T) / ∂input(t)")
     panels[0].legend()

@@ -10,7 +10,7 @@ One stage for the three, because starting three would take longer than their tra
 from stages.common import tracking
 
 if __name__ == "__main__":
-    tracking.start("ch05_train")  # loads MLflow while this process gets ready
+    tracking.start("ch05_train", model="module")  # loads MLflow while this process gets ready
 
 import time
 from collections.abc import Callable
@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from stages.ch05_recurrent_cells.model import LAYERS, RecurrentNetwork
+from stages.ch05_recurrent_cells.model import LAYERS, BatchFirst, RecurrentNetwork
 from stages.ch05_recurrent_cells.tasks import MODES, Batch, draw_recall, loss_of
 from stages.common.devices import in_processes, set_up_torch
 from stages.common.files import placed, write_history
 from stages.common.optimizers import Adam
 from stages.common.params import declared_parameters
 from stages.common.progress import progress
+from stages.common.seeds import seed_of
 
 
 def model_path(cell: str) -> Path:
@@ -102,7 +103,7 @@ def recall_trainings(
             f"recall_{length}_{run}",
             partial(draw_recall, length=length, **task),
             network,
-            seed + run,
+            seed_of(seed, run),
             steps,
             batch_size,
         )
@@ -121,7 +122,7 @@ def mode_trainings(cell: str, seed: int, hidden_size: int, batch_size: int, step
             name,
             mode.draw,
             {"cell": cell, "input_size": mode.input_size, "hidden_size": hidden_size, "output_size": mode.output_size},
-            seed,
+            seed_of(seed, 0),
             steps,
             batch_size,
         )
@@ -179,7 +180,8 @@ def main() -> None:
         trainings += mode_trainings(cell, seed, **sizes, steps=mode_steps)
     results = run_trainings(trainings, num_threads, **options)
 
-    histories = {}
+    longest = f"recall_{max(budget['lengths'])}_0"
+    histories, networks = {}, {}
     for cell in LAYERS:
         pairs = zip(trainings, results, strict=True)
         own = {training.name: result for training, result in pairs if training.network["cell"] == cell}
@@ -190,7 +192,13 @@ def main() -> None:
         losses = {name: losses for name, (losses, _) in own.items()}
         histories[cell] = mean_losses(losses, budget["lengths"], budget["runs"])
         write_history(f"metrics/history/ch05/{cell}.csv", histories[cell], unit="step")
+        (training,) = (
+            training for training in trainings if training.name == longest and training.network["cell"] == cell
+        )
+        networks[cell] = RecurrentNetwork(**training.network)
+        networks[cell].load_state_dict({name: torch.from_numpy(value) for name, value in own[longest][1].items()})
 
+    example, _ = draw_recall(2, torch.Generator().manual_seed(seed_of(seed, 0)), max(budget["lengths"]), **task)
     for cell, history in histories.items():
         tracking.record_training(
             "ch05_train",
@@ -200,6 +208,8 @@ def main() -> None:
             datasets={},
             started=started,  # of all three cells, which are trained side by side
             parameters={"cell": cell},
+            model=BatchFirst(networks[cell]).eval(),
+            example=example.transpose(0, 1).contiguous().numpy(),
         )
 
 

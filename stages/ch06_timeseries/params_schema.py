@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from stages.common.schema import Chapter, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 
+MOST_VALUES = 200_000_000  # of all windows together: 0.8 GB
+
 
 class Recipe(Strict):
     """One way through chapter 6."""
@@ -35,9 +37,11 @@ class Recipe(Strict):
             )
         if self.loss_steps > self.window:
             raise ValueError(f"loss_steps {self.loss_steps} must be at most window {self.window}")
+        if self.length * self.window > MOST_VALUES:
+            raise ValueError(f"length {self.length} · window {self.window} must be at most {MOST_VALUES:,}")
         trained_on = self.length - self.window - self.steps_ahead + 1
         if self.windows == "book":
-            trained_on = self.length // self.window
+            trained_on = min(trained_on, self.length // self.window)
         # PyTorch's schedule ends with a rate of about 0, and a single step is its end.
         if self.schedule == "one_cycle" and self.epochs == 1 and self.batch_size >= trained_on:
             raise ValueError(f"batch_size {self.batch_size} leaves one step, and the schedule one_cycle needs two")

@@ -20,6 +20,7 @@ from stages.common.params import declared_parameters
 
 PLOTS = Path("metrics/plots/ch06")
 CELLS = {"rnn": RED, "lstm": BLUE}
+LINES = {"rnn": "-", "lstm": "--"}
 POINTS_SHOWN = 500  # of the series, as in fig. 55
 
 
@@ -42,10 +43,10 @@ def plot_losses(histories: dict[str, list[float]], floor: float, path: Path) -> 
     """
     figure, axes = new_figure()
     for cell, losses in histories.items():
-        marker = curve_marker(len(losses))
-        axes.plot(range(1, len(losses) + 1), losses, color=CELLS[cell], marker=marker, label=cell.upper())
+        style = {"color": CELLS[cell], "linestyle": LINES[cell], "marker": curve_marker(len(losses))}
+        axes.plot(range(1, len(losses) + 1), losses, label=cell.upper(), **style)
     if floor > 0:
-        axes.axhline(floor, color=GREY, linestyle="--", label="noise variance σ²")
+        axes.axhline(floor, color=GREY, linestyle=":", label="noise variance σ²")
     axes.set(title="Loss while training", xlabel="epoch", ylabel="mean squared error", yscale="log")
     axes.legend()
     save_figure(figure, path)
@@ -62,8 +63,11 @@ def plot_scatter(panels: list[tuple[str, np.ndarray, np.ndarray, str]], path: Pa
     highest = max(max(targets.max(), predictions.max()) for _, targets, predictions, _ in panels)
     for axis, (title, targets, predictions, color) in zip(axes[0], panels, strict=True):
         axis.scatter(targets, predictions, s=5, alpha=0.4, color=color)
-        axis.plot([lowest, highest], [lowest, highest], color=GREY, linestyle="--", linewidth=1)
+        axis.plot(
+            [lowest, highest], [lowest, highest], color=GREY, linestyle="--", linewidth=1, label="predicted = true"
+        )
         axis.set(title=title, xlabel="true value", ylabel="predicted value", aspect="equal")
+    axes[0, 0].legend(loc="upper left")
     save_figure(figure, path)
 
 

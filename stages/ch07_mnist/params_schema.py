@@ -40,6 +40,10 @@ class Recipe(Strict):
         if self.batch_size > left:
             raise ValueError(f"batch_size {self.batch_size} must be at most the {left} images left to train on")
         steps = self.epochs * -(-left // self.batch_size)
+        if self.warmup and steps == 1:
+            raise ValueError(
+                f"warmup {self.warmup} leaves the only step without a rate: raise epochs, or lower batch_size"
+            )
         if self.average_decay and steps < STEPS_PER_AVERAGE:
             raise ValueError(
                 f"average_decay {self.average_decay} needs {STEPS_PER_AVERAGE} steps of training, not {steps}: "

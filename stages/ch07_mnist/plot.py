@@ -24,15 +24,26 @@ MISTAKES_SHOWN = 60
 CHANNELS_SHOWN = 16
 
 
-def plot_learning(history: dict[str, list[float]], path: Path) -> None:
-    """Loss and, where pictures were held out, validation accuracy by epoch."""
+def plot_learning(history: dict[str, list[float]], training: str, path: Path) -> None:
+    """Loss and, where pictures were held out, validation accuracy by epoch.
+
+    `training` says how the training loss is made harder than the other: smoothed labels also keep it from zero.
+    """
     validated = "validation_accuracy" in history
     figure, axes = new_figure(columns=2 if validated else 1, squeeze=False)
     epochs = range(1, len(history["train_loss"]) + 1)
     losses, *rest = axes[0]
-    losses.plot(epochs, history["train_loss"], color=RED, marker=".", label="training, as optimised")
+    losses.plot(
+        epochs, history["train_loss"], color=RED, marker=".", label=f"training ({training})" if training else "training"
+    )
     if validated:
-        losses.plot(epochs, history["validation_loss"], color=BLUE, marker=".", label="validation")
+        losses.plot(
+            epochs,
+            history["validation_loss"],
+            color=BLUE,
+            marker=".",
+            label="validation" + (" (without)" if training else ""),
+        )
         accuracies = [100 * value for value in history["validation_accuracy"]]
         rest[0].plot(epochs, accuracies, color=BLUE, marker=".")
         rest[0].set(title="Accuracy on the held-out pictures", xlabel="epoch", ylabel="accuracy, %")
@@ -84,6 +95,7 @@ def plot_feature_maps(image: np.ndarray, filters: np.ndarray, maps: np.ndarray, 
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
+        axis.spines[:].set_visible(False)
     for axis in [*axes[1:, 0], *axes[2:, 1 + channels - in_a_row :].flat]:
         axis.axis("off")
     axes[0, 0].imshow(image, cmap="gray_r")
@@ -97,7 +109,8 @@ def plot_feature_maps(image: np.ndarray, filters: np.ndarray, maps: np.ndarray, 
         highest = np.abs(maps[channel]).max()
         map_axis.imshow(maps[channel], cmap="RdBu_r", vmin=-highest, vmax=highest)
         map_axis.set_title("its map", fontsize=8)
-    figure.suptitle("First convolution: filters and their maps, red positive, blue negative", fontsize=10)
+    of_all = f"{channels} of {len(filters)} filters" if channels < len(filters) else "filters"
+    figure.suptitle(f"First convolution: {of_all} and their maps, red positive, blue negative", fontsize=10)
     save_figure(figure, path)
 
 
@@ -107,7 +120,10 @@ def main() -> None:
         images, labels = arrays["test_images"], arrays["test_labels"]
     with np.load("data/evaluated/ch07/predictions.npz") as arrays:
         probabilities, filters, maps = arrays["probabilities"], arrays["filters"], arrays["feature_maps"]
-    plot_learning(read_history("metrics/history/ch07.csv"), PLOTS / "learning_curves.png")
+    augmented = any(recipe.select("rotation", "translation", "scaling", "shear").values())
+    harder = {"augmented": augmented, f"label smoothing {recipe.label_smoothing:g}": recipe.label_smoothing}
+    training = ", ".join(name for name, so in harder.items() if so)
+    plot_learning(read_history("metrics/history/ch07.csv"), training, PLOTS / "learning_curves.png")
     accuracy = read_json("metrics/ch07.json")["accuracy"]
     plot_confusion(labels, probabilities.argmax(axis=1), accuracy, PLOTS / "confusion.png")
     plot_mistakes(images, labels, probabilities, PLOTS / "mistakes.png")

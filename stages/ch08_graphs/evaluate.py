@@ -13,18 +13,17 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits
 
-from stages.ch08_graphs import best
 from stages.ch08_graphs.layers import (
     Graph,
     Weights,
     attention,
     build_graph,
-    forward,
     hidden_values,
     layer_weights,
 )
+from stages.ch08_graphs.networks import accuracies_at, at_nodes, predictor
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS
-from stages.ch08_graphs.train import GROUPS, Parts, accuracies_at, at_nodes, layer_name, model_path, parts_of
+from stages.ch08_graphs.train import GROUPS, Parts, layer_name, model_path, parts_of
 from stages.common.arrays import save_arrays
 from stages.common.devices import set_up_torch
 from stages.common.files import rounded, write_json
@@ -124,7 +123,7 @@ def main() -> None:
     graph, labels = build_graph(arrays), torch.from_numpy(arrays["labels"])
     saved = {layer: load_file(model_path(layer)) for layer in TRAINED}
     counts = {"public": parameters.ch08.runs, "random": len(arrays["train"])}
-    best_options = (recipe.restart, recipe.hops)
+    spread = recipe.select("restart", "hops")
     floor_options = (recipe.propagation_restart, recipe.propagation_steps)
     kept: dict[str, np.ndarray] = {}
     hidden = hidden_values("gcn", graph, layer_weights(group_weights(saved["gcn"], "public"), 1))
@@ -138,11 +137,9 @@ def main() -> None:
         name = layer_name(layer, recipe.dense_aggregation)
         if layer == FLOOR:
             logits = {group: propagate_labels(graph, labels, parts[group], *floor_options) for group in GROUPS}
-        elif layer == "best":
-            logits = {group: best.predict(graph, weights[group], *best_options) for group in GROUPS}
         else:
-            logits = {group: forward(name, graph, weights[group]) for group in GROUPS}
-        if layer != FLOOR:
+            predict = predictor(name, **spread)
+            logits = {group: predict(graph, weights[group]) for group in GROUPS}
             kept[f"{layer}_predictions"] = logits["public"][:, 0].softmax(dim=-1).numpy()  # of the first run
         results = measure(logits, labels, parts)
         write_json(f"metrics/ch08/{layer}.json", {**summary(results), "runs": runs["public"], "splits": runs["random"]})

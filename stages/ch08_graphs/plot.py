@@ -35,6 +35,8 @@ LABELS = {
     "best": "APPNP + agreement",
 }
 CLASS_COLORS, CLASS_MARKERS = COLORS[: len(SUBJECTS)], "osD^vPX"
+# How texts stand on lines.
+NOTE = {"ha": "center", "zorder": 4, "bbox": {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}}
 NEIGHBOURS_SHOWN = (5, 12)  # of the paper whose neighbourhood is drawn: few enough to tell apart
 
 
@@ -52,7 +54,7 @@ def plot_history(
         left.plot(epochs, history["public_train_loss"], label=labels[layer], **style)
         right.plot(epochs, history["public_val_accuracy"], **style)
     # On a log scale, since one of the networks is trained for several times as long as the others.
-    left.set(title="Training loss", xlabel="epoch", ylabel="loss, as optimised", xscale="log")
+    left.set(title="Training loss, mean of the runs", xlabel="epoch", ylabel="loss (with dropout)", xscale="log")
     right.set(title="Accuracy on the 500 validation papers", xlabel="epoch", ylabel="accuracy", xscale="log")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save_figure(figure, path)
@@ -67,7 +69,11 @@ def plot_accuracies(results: Mapping[str, np.ndarray], labels: Mapping[str, str]
         for tick, row in zip(ticks, rows, strict=True):
             axes.plot(np.full(len(row), tick + shift), row, ".", color=color, alpha=0.25, markersize=4)
         means, deviations = [row.mean() for row in rows], [row.std(ddof=1) for row in rows]
-        label = "public split, by seed" if group == "public" else "random splits"
+        runs = {layer: len(row) for layer, row in zip(labels, rows, strict=True)}
+        most = max(runs.values())
+        fewer = ", ".join(f"{labels[layer]}: {count}" for layer, count in runs.items() if count < most)
+        label = f"public split, {most} seeds" if group == "public" else f"{most} random splits"
+        label += f" ({fewer})" if fewer else ""
         axes.errorbar(ticks + shift, means, deviations, fmt="o", color=color, capsize=3, label=f"{label}: mean ± s.d.")
     axes.set_xticks(ticks, labels.values(), rotation=20, ha="right")
     axes.set(title="Accuracy on 1,000 test papers", ylabel="accuracy")
@@ -125,7 +131,8 @@ def class_style(label: int) -> dict:
 
 def draw_node(axes: Axes, place: tuple[float, float], text: str, label: int, size: float = 16) -> None:
     axes.plot(*place, CLASS_MARKERS[label], markersize=size, zorder=3, **class_style(label))
-    axes.annotate(text, place, xytext=(0, -size * 0.8), textcoords="offset points", ha="center", va="top", fontsize=7)
+    below = {"xytext": (0, -size * 0.8), "textcoords": "offset points", "va": "top", "fontsize": 7}
+    axes.annotate(text, place, **below, **NOTE)
 
 
 def plot_attention(arrays: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray], node: int, path: Path) -> None:
@@ -139,7 +146,7 @@ def plot_attention(arrays: Mapping[str, np.ndarray], results: Mapping[str, np.nd
         angle = 2 * np.pi * index / len(around)
         place = (np.cos(angle), np.sin(angle))
         axes.plot([0, place[0]], [0, place[1]], color=GREY, linewidth=1 + 14 * weight_of[other], alpha=0.6)
-        axes.text(0.55 * place[0], 0.55 * place[1], f"{weight_of[other]:.2f}", fontsize=8, ha="center", zorder=4)
+        axes.text(*(0.55 * part for part in place), f"{weight_of[other]:.2f}", fontsize=8, **NOTE)
         draw_node(axes, place, str(arrays["papers"][other]), labels[other])
     draw_node(axes, (0, 0), f"{arrays['papers'][node]}\nitself: {weight_of[node]:.2f}", labels[node], 22)
     for label in sorted(set(labels[[node, *around]])):
@@ -165,20 +172,21 @@ def plot_computation(arrays: Mapping[str, np.ndarray], node: int, path: Path) ->
     leaf_places = {}
     for (parent, child), height in zip(leaves, heights, strict=True):
         leaf_places.setdefault(parent, []).append((child, height))
-    axes.plot(2, 0, "o", markersize=15, zorder=3, **class_style(labels[node]))
+    axes.plot(2, 0, CLASS_MARKERS[labels[node]], markersize=15, zorder=3, **class_style(labels[node]))
     for parent, children in leaf_places.items():
         middle = np.mean([height for _, height in children])
         axes.plot([1, 2], [middle, 0], color=GREY, linewidth=0.9)
-        axes.plot(1, middle, "s", markersize=10, zorder=3, **class_style(labels[parent]))
+        axes.plot(1, middle, CLASS_MARKERS[labels[parent]], markersize=10, zorder=3, **class_style(labels[parent]))
         for child, height in children:
             axes.plot([0, 1], [height, middle], color=GREY, linewidth=0.5)
-            marker, size = ("o", 5) if child != node else ("*", 13)
-            axes.plot(0, height, marker, markersize=size, zorder=3, **class_style(labels[child]))
+            # The paper itself lies below the others, since it would hide the next.
+            marker, size, order = (CLASS_MARKERS[labels[child]], 5, 3) if child != node else ("*", 13, 2)
+            axes.plot(0, height, marker, markersize=size, zorder=order, **class_style(labels[child]))
     axes.set_xticks(
         [0, 1, 2], ["words of papers\ntwo steps away", "first layer:\neach neighbour", "second layer:\nthe paper"]
     )
     for label in sorted(set(labels[[node, *first, *(child for _, child in leaves)]])):
-        axes.plot([], [], "o", label=SUBJECTS[label], **class_style(label))
+        axes.plot([], [], CLASS_MARKERS[label], label=SUBJECTS[label], **class_style(label))
     axes.plot([], [], "*", markersize=13, label="the paper itself again", **class_style(labels[node]))
     figure.legend(loc="outside right upper")
     title = f"Paper {arrays['papers'][node]} from its {len(first)} neighbours, by {len(leaves)} paths of two steps"
@@ -229,17 +237,15 @@ def main() -> None:
     plot_computation(arrays, node, PLOTS / "computation.png")
     plot_adjacency(arrays, PLOTS / "adjacency.png")
 
-    results = [
+    recorded = [
         {
             "model_file": Path(f"data/models/ch08/{layer}.safetensors"),
             "metrics": read_json(f"metrics/ch08/{layer}.json"),
+            **({} if layer == "gcn" else {"figures": []}),  # most are of the GCN, or of all
         }
         for layer in TRAINED
     ]
-    for layer, result in zip(TRAINED, results, strict=True):
-        if layer != "gcn":  # most figures are of the GCN, or of all
-            result["figures"] = []
-    record_figures("ch08_plot", *results)
+    record_figures("ch08_plot", *recorded)
 
 
 if __name__ == "__main__":

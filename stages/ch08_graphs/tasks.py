@@ -12,7 +12,7 @@ half of a generator: drawn places in its space of nodes, decoded, make a new gra
 from stages.common import tracking
 
 if __name__ == "__main__":
-    tracking.start("ch08_tasks")  # loads MLflow while this process gets ready
+    tracking.start("ch08_tasks", model="module")  # loads MLflow while this process gets ready
 
 import time
 import warnings
@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn import functional as F
 
+from stages.ch08_graphs.links import LinkPredictor
 from stages.ch08_graphs.motifs import motif_graphs
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS, stored_matrix
 from stages.common.devices import set_up_torch
@@ -81,11 +82,13 @@ def predict_links(
     held_out: float,
     epochs: int,
     seed: int,
-    hidden_size: int = 32,
-    channels: int = 16,
-    learning_rate: float = 0.01,
-) -> tuple[float, list[float], dict[str, torch.Tensor]]:
-    """Train a graph autoencoder on part of the edges; return the AUC on those held out, the losses, and the weights.
+    hidden_size: int,
+    channels: int,
+    learning_rate: float,
+) -> tuple[float, list[float], GAE, torch.Tensor]:
+    """Train a graph autoencoder on part of the edges.
+
+    Returns the AUC on those held out, the losses, the network, and the places (nodes, channels) that it gives.
 
     An edge is as likely as the inner product of its ends' places says; in each epoch as many random pairs stand for
     pairs without an edge.
@@ -109,7 +112,7 @@ def predict_links(
         places = model.encode(x, both)
         scores = [model.decode(places, torch.from_numpy(pairs)).numpy() for pairs in (held, apart)]
     truth = np.repeat([1, 0], [len(part) for part in scores])
-    return float(roc_auc_score(truth, np.concatenate(scores))), losses, model.state_dict()
+    return float(roc_auc_score(truth, np.concatenate(scores))), losses, model, places
 
 
 def cluster_agreement(values: np.ndarray, labels: np.ndarray, seed: int) -> float:
@@ -147,8 +150,8 @@ def classify_graphs(
     pooling: str,
     epochs: int,
     seed: int,
-    hidden_size: int = 32,
-    learning_rate: float = 0.01,
+    hidden_size: int,
+    learning_rate: float,
 ) -> tuple[float, list[float], dict[str, torch.Tensor]]:
     """Train on generated graphs, and return the accuracy on as many others, the losses, and the weights."""
     generator = np.random.default_rng(seed)
@@ -185,10 +188,10 @@ def main() -> None:
         arrays, hidden = dict(graph), results["hidden"]
     words = stored_matrix(arrays, "features").toarray()
     once = np.stack(sparse.triu(stored_matrix(arrays, "adjacency")).nonzero()).astype(np.int64)
-    auc, link_losses, link_weights = predict_links(
+    auc, link_losses, links, places = predict_links(
         torch.from_numpy(words), once, recipe.held_out_links, channels=recipe.link_channels, **training
     )
-    history, weights = {"link": link_losses}, {f"link.{name}": value for name, value in link_weights.items()}
+    history, weights = {"link": link_losses}, {f"link.{name}": value for name, value in links.state_dict().items()}
     metrics = {
         "link_auc": auc,
         # The hidden values are those of a network that learnt from the labels of 140 of the papers; words saw none.
@@ -213,6 +216,8 @@ def main() -> None:
         history=history,
         datasets={"ch08_cora": Path(GRAPH)},
         started=started,
+        model=LinkPredictor(places),
+        example=once[:, :2].T.copy(),
     )
     tracking.record_results("ch08_tasks", MODEL, metrics=metrics)
 

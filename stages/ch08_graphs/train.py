@@ -2,15 +2,16 @@
 
 Two groups: `public`, from several seeds on the public split, and `random`, one on each random split.
 
-In: data/prepared/ch08/graph.npz. Out: data/models/ch08/<layer>.safetensors with the weights of both groups,
-metrics/history/ch08/<layer>.csv with the mean loss and validation accuracy, and a run in MLflow.
+In: data/prepared/ch08/graph.npz. Out: data/models/ch08/<layer>.safetensors with the weights of both groups, and how
+they predict; metrics/history/ch08/<layer>.csv with the mean loss and validation accuracy, and a run in MLflow.
 """
 
 from stages.common import tracking
 
 if __name__ == "__main__":
-    tracking.start("ch08_train")  # loads MLflow while this process gets ready
+    tracking.start("ch08_train", model="program")  # loads MLflow while this process gets ready
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -19,10 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from torch.nn import functional as F
 
-from stages.ch08_graphs import best
-from stages.ch08_graphs.layers import Graph, Weights, build_graph, forward, start_network, words_of
+from stages.ch08_graphs.layers import Graph, Weights, build_graph, start_network, words_of
+from stages.ch08_graphs.networks import KIND, Network, accuracies_at, agreeing, layered, losses_at
 from stages.ch08_graphs.preprocess import GRAPH, SUBJECTS, stored_matrix
 from stages.ch08_graphs.sampling import Source, batches
 from stages.common.devices import in_processes, set_up_torch
@@ -31,6 +31,7 @@ from stages.common.memory import keep_freed_memory
 from stages.common.optimizers import Adam
 from stages.common.params import declared_parameters, variant_of
 from stages.common.progress import progress
+from stages.common.seeds import seed_of
 
 GROUPS = ("public", "random")
 
@@ -46,22 +47,6 @@ def parts_of(arrays: Mapping[str, np.ndarray], group: str, runs: int) -> Parts:
     if group == "random":
         return {part: torch.from_numpy(arrays[part][:runs]) for part in ("train", "val", "test")}
     return {part: torch.from_numpy(arrays[f"public_{part}"]).expand(runs, -1) for part in ("train", "val", "test")}
-
-
-def at_nodes(values: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
-    """Pick from values (nodes, runs, …) the nodes (runs, picked) of each run: (runs, picked, …)."""
-    return values[nodes, torch.arange(len(nodes))[:, None]]
-
-
-def losses_at(logits: torch.Tensor, labels: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
-    """Return the mean cross-entropy at the nodes (runs, picked) of each run, (runs,)."""
-    picked = at_nodes(logits, nodes)  # (runs, picked, classes)
-    return F.cross_entropy(picked.transpose(1, 2), labels[nodes], reduction="none").mean(dim=1)
-
-
-def accuracies_at(logits: torch.Tensor, labels: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
-    """Return the share of right classes at the nodes (runs, picked) of each run, (runs,)."""
-    return (at_nodes(logits, nodes).argmax(dim=-1) == labels[nodes]).double().mean(dim=1)
 
 
 class Selection:
@@ -84,22 +69,18 @@ class Selection:
 
 
 def train(
-    layer: str,
+    network: Network,
     graph: Graph,
     labels: torch.Tensor,
     parts: Parts,
     weights: Weights,
-    generator: torch.Generator,
     epochs: int,
     learning_rate: float,
     weight_decay: float,
     decayed: str,
-    input_dropout: float,
-    dropout: float,
     chosen_by: str,
     validate_every: int,
     average_decay: float = 0.0,
-    best_options: dict[str, float] | None = None,
     draw: Callable[[], Iterable[tuple[Graph, torch.Tensor, torch.Tensor]]] | None = None,
 ) -> tuple[Weights, dict[str, list[float]]]:
     """Train networks side by side with Adam; return their weights and the history.
@@ -112,8 +93,6 @@ def train(
             `validate_every` epochs; "last": those of the last.
         average_decay: above 0, the weights that are validated and returned are not those of an epoch, but an average of
             all until then, in which each further epoch back counts by this factor less.
-        best_options: what best.losses_of takes beside the dropouts, and `warm_up`, the epochs in which the consistency
-            rises to its full weight; for the layer "best" alone.
         draw: gives an epoch's batches: a graph, its nodes' labels, and the nodes (runs, batch) that are trained on.
             None: one batch, the whole graph and all training nodes.
 
@@ -126,30 +105,13 @@ def train(
     rest = [value for name, value in weights.items() if not (name.startswith("1.") or decayed == "all")]
     groups = [{"params": first, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
     optimizer = Adam([group for group in groups if group["params"]], lr=learning_rate)
-    best_options = dict(best_options or {})
-    warm_up, consistency = best_options.pop("warm_up", 1), best_options.pop("consistency", 0.0)
     # Without a decay, the very tensors that are trained.
     averages = {name: value.detach().clone() for name, value in weights.items()} if average_decay else weights
     selection, history = Selection(weights), {"train_loss": [], "val_accuracy": []}
     for epoch in range(1, epochs + 1):
         total, seen = torch.zeros(()), 0
         for part, part_labels, nodes in draw() if draw else [(graph, labels, parts["train"])]:
-            if layer == "best":
-                rise = min(1.0, epoch / warm_up)
-                losses = best.losses_of(
-                    part,
-                    part_labels,
-                    nodes,
-                    weights,
-                    generator,
-                    input_dropout=input_dropout,
-                    dropout=dropout,
-                    consistency=rise * consistency,
-                    **best_options,
-                )
-            else:
-                logits = forward(layer, part, weights, input_dropout, dropout, generator)
-                losses = losses_at(logits, part_labels, nodes)
+            losses = network.losses(part, part_labels, nodes, weights, epoch)
             optimizer.zero_grad()
             losses.sum().backward()  # of networks that share nothing: each gets the gradient of its own loss
             optimizer.step()
@@ -159,10 +121,7 @@ def train(
                 averages[name].lerp_(value.detach(), max(1 - average_decay, 1 / epoch))
         if epoch % validate_every == 0:
             with torch.no_grad():
-                if layer == "best":
-                    logits = best.predict(graph, averages, best_options["restart"], best_options["hops"])
-                else:
-                    logits = forward(layer, graph, averages)
+                logits = network.predict(graph, averages)
             accuracies = accuracies_at(logits, labels, parts["val"])
             if chosen_by == "validation":
                 selection.offer(averages, accuracies, losses_at(logits, labels, parts["val"]))
@@ -182,27 +141,37 @@ def train_group(
     hidden_size: int,
     heads: int,
     initial_weights: str,
-    options: dict,
+    losses: dict[str, float],
+    training: dict[str, float | str],
     batch_nodes: int,
     fan_out: int,
 ) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
-    """Train one group of networks in this process, on one thread; `runs`: group to how many.
+    """Train one group of networks in this process, on one thread.
 
     The network "best" needs neighbours ten steps away, all of Cora: it has no use for batches.
+
+    Args:
+        runs: group to how many.
+        losses: what `layered` takes beside the layer, or `agreeing`, if the layer is "best".
+        training: what `train` takes from `epochs` on.
     """
     with np.load(GRAPH) as loaded:
         arrays = dict(loaded)
     graph, labels = build_graph(arrays), torch.from_numpy(arrays["labels"])
     parts = parts_of(arrays, group, runs[group])
-    generator = torch.Generator().manual_seed(seed + GROUPS.index(group))
+    generator = torch.Generator().manual_seed(seed_of(seed, GROUPS.index(group)))
     sizes = (len(parts["train"]), words_of(graph), hidden_size, len(SUBJECTS), heads)
     weights = start_network("mlp" if layer == "best" else layer, *sizes, generator, initial_weights)
-    if batch_nodes and layer != "best":
-        source = Source(stored_matrix(arrays, "features"), stored_matrix(arrays, "adjacency"))
-        hops = 4 if layer == "cheb" else 2  # each of two layers looks one step far, or with its polynomials two
-        draw = partial(batches, source, labels, parts["train"], batch_nodes, fan_out, hops, generator)
-        options = {**options, "draw": draw}
-    weights, history = train(layer, graph, labels, parts, weights, generator, **options)
+    draw = None
+    if layer == "best":
+        network = agreeing(generator, **losses)
+    else:
+        network = layered(layer, generator=generator, **losses)
+        if batch_nodes:
+            source = Source(stored_matrix(arrays, "features"), stored_matrix(arrays, "adjacency"))
+            hops = 4 if layer == "cheb" else 2  # each of two layers looks one step far, or with its polynomials two
+            draw = partial(batches, source, labels, parts["train"], batch_nodes, fan_out, hops, generator)
+    weights, history = train(network, graph, labels, parts, weights, **training, draw=draw)
     return {f"{group}.{name}": value.numpy() for name, value in weights.items()}, history
 
 
@@ -219,33 +188,31 @@ def main() -> None:
     set_up_torch(seed, num_threads=1)
     keep_freed_memory()
     shape = recipe.select("hidden_size", "heads", "initial_weights")
-    options = recipe.select(
-        "epochs",
-        "learning_rate",
-        "weight_decay",
-        "decayed",
-        "input_dropout",
-        "dropout",
-        "chosen_by",
-        "validate_every",
-    )
+    losses = recipe.select("input_dropout", "dropout")
+    training = recipe.select("epochs", "learning_rate", "weight_decay", "decayed", "chosen_by", "validate_every")
     runs = {"public": parameters.ch08.runs, "random": parameters.ch08.splits}
-    best_options = recipe.select("samples", "restart", "hops", "node_dropout", "temperature", "consistency", "warm_up")
+    name = layer_name(layer, recipe.dense_aggregation)
+    kind = {"layer": name}
+    spread = recipe.select("restart", "hops")
+    agreement = recipe.select("samples", "node_dropout", "temperature", "consistency", "warm_up")
     fewer, best_hidden_size = parameters.ch08.best_runs, recipe.best_hidden_size
     best_epochs, best_rate, best_decay = recipe.best_epochs, recipe.best_learning_rate, recipe.best_average_decay
     if layer == "best":
         runs = {group: min(count, fewer) for group, count in runs.items()}
         shape = {**shape, "hidden_size": best_hidden_size}
-        options |= {"epochs": best_epochs, "learning_rate": best_rate, "average_decay": best_decay}
-        options["best_options"] = best_options
+        losses |= {**spread, **agreement}
+        training |= {"epochs": best_epochs, "learning_rate": best_rate, "average_decay": best_decay}
+        kind |= spread
     started = time.time()
-    name = layer_name(layer, recipe.dense_aggregation)
     sampling = parameters.ch08.select("batch_nodes", "fan_out")
-    job = partial(train_group, layer=name, seed=seed, runs=runs, **shape, options=options, **sampling)
+    job = partial(train_group, layer=name, seed=seed, runs=runs, **shape, losses=losses, training=training, **sampling)
     trainings = in_processes(job, GROUPS, min(num_threads, len(GROUPS)))
     results = list(progress(trainings, f"ch08 {layer}", total=len(GROUPS)))
     with placed(model_path(layer)) as path:
-        save_file({key: value for weights, _ in results for key, value in weights.items()}, path)
+        weights = {key: value for weights, _ in results for key, value in weights.items()}
+        save_file(weights, path, metadata={KIND: json.dumps(kind)})
+    with np.load(GRAPH) as loaded:
+        papers = loaded["papers"][loaded["public_test"][:2]].tolist()
     history = {
         f"{group}_{key}": values
         for group, (_, kept) in zip(GROUPS, results, strict=True)
@@ -261,8 +228,11 @@ def main() -> None:
         datasets={"ch08_cora": Path(GRAPH)},
         started=started,
         # The declared ones are those of all layers; `best` has some of its own in their places.
-        parameters={"layer": name, **runs, **shape, **{key: options[key] for key in options if key != "best_options"}},
+        parameters={"layer": name, **runs, **shape, **losses, **training},
         every=recipe.validate_every,
+        model=Path(__file__).with_name("served.py"),
+        example=(papers, {}),
+        artifacts={"model": model_path(layer), "graph": Path(GRAPH)},
     )
 
 

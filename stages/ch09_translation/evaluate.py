@@ -1,8 +1,8 @@
 """Translate the test texts of chapter 9 and compare with what people wrote.
 
 In: data/prepared/ch09/, data/models/ch09/transformer.safetensors. Out: metrics/ch09.json;
-data/evaluated/ch09/translations.json, of every test text its source, reference, translation, that of the nearest text
-trained on, and the translation's chrF, and BLEU by length of the source; data/evaluated/ch09/attention.npz, the
+data/evaluated/ch09/translations.json, of every test text its source, reference, translation, that of the nearest
+training text, and the translation's chrF, and BLEU by length of the source; data/evaluated/ch09/attention.npz, the
 attention of every head of the last layer to one source, and the first sinusoids.
 
 The book's program translates validation sentences, joins the tokens with blanks and scores that against the plain
@@ -14,14 +14,17 @@ from stages.common import tracking
 if __name__ == "__main__":
     tracking.start("ch09_evaluate")  # loads MLflow while this process gets ready
 
-from collections import Counter
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from sacrebleu.metrics import BLEU, CHRF
 
 from stages.ch09_translation.dataset import batch_numbers, make_batch
+from stages.ch09_translation.memory import TranslationMemory
 from stages.ch09_translation.model import sinusoids
 from stages.ch09_translation.neighbours import Memory
 from stages.ch09_translation.tokens import PAD, too_long
@@ -35,58 +38,62 @@ from stages.common.params import declared_parameters
 CORPUS = Path("data/prepared/ch09/corpus")
 TOKENIZERS = Path("data/prepared/ch09/tokenizers.json")
 COUNTS = "data/prepared/ch09/counts.json"
+TOO_LONG = "data/prepared/ch09/too_long.json"
 MODEL = Path("data/models/ch09/transformer.safetensors")
 TRANSLATIONS = "data/evaluated/ch09/translations.json"
 ATTENTION = "data/evaluated/ch09/attention.npz"
 TOKENS_PER_FORWARD = 4000
 POSITIONS_SHOWN = 100
+DRAWS = 1000  # of the test texts, for an interval
 LENGTHS = [(1, 1), (2, 2), (3, 3), (4, 5), (6, 9), (10, 19), (20, None)]  # words of the source, from and to
 
 
-def scores(translations: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return BLEU and chrF in percent, as sacrebleu has them, and the error rates of letters and words.
+def bleu(translations: Sequence[str], references: Sequence[str], longest: int = 4) -> float:
+    """Return BLEU in percent (Papineni et al., 2002), of sequences of 1 to `longest` words.
 
-    Where not one sequence of four words is right BLEU is 0, as without smoothing it is by its definition; sacrebleu's
-    default then assumes a part of one.
-
-    BLEU (Papineni et al., 2002) counts sequences of 1 to 4 words, chrF (Popović, 2015) of 1 to 6 letters. The error
-    rates are edit distances over the references' length, and can exceed 1.
+    Where not one sequence of `longest` words is right it is 0, as without smoothing it is by its definition;
+    sacrebleu's default then assumes a part of one.
     """
-    from torchmetrics.functional.text import (
-        char_error_rate,
-        sacre_bleu_score,
-        word_error_rate,
-    )
+    return bleu_metric(longest).corpus_score(translations, [references]).score
 
-    listed = [[reference] for reference in references]
+
+def bleu_metric(longest: int = 4) -> BLEU:
+    return BLEU(max_ngram_order=longest, smooth_method="none", force=True)  # no remark on full stops that stand alone
+
+
+def chrf(translations: Sequence[str], references: Sequence[str]) -> float:
+    """Return chrF in percent (Popović, 2015), of sequences of 1 to 6 letters."""
+    return CHRF().corpus_score(translations, [references]).score
+
+
+def intervals(translations: Sequence[str], references: Sequence[str], seed: int) -> dict[str, float]:
+    """Return half the widths of the 95 % intervals of BLEU and chrF, in percent: how much the choice of the texts does.
+
+    They are of 1,000 sets of as many texts, drawn from these with replacement (Koehn, 2004).
+    """
+    os.environ["SACREBLEU_SEED"] = str(seed)  # the only way to tell sacrebleu
+    found = {}
+    for name, metric in (("bleu", bleu_metric()), ("chrf", CHRF())):
+        score = metric.corpus_score(translations, [references], n_bootstrap=DRAWS)
+        # It has no public attribute for it.
+        described = json.loads(score.format(width=4, signature=str(metric.get_signature()), is_json=True))
+        found[f"{name}_interval"] = described.get("confidence_var", 0.0)  # sacrebleu has none of scores of 0
+    return found
+
+
+def scores(translations: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Return BLEU and chrF in percent, and the error rates of letters and words.
+
+    The error rates are edit distances over the references' length, and can exceed 1.
+    """
+    from torchmetrics.functional.text import char_error_rate, word_error_rate
+
     return {
-        "bleu": 100 * sacre_bleu_score(list(translations), listed).item(),
+        "bleu": bleu(translations, references),
         "chrf": chrf(translations, references),
         "cer": char_error_rate(list(translations), list(references)).item(),
         "wer": word_error_rate(list(translations), list(references)).item(),
     }
-
-
-def chrf(translations: Sequence[str], references: Sequence[str], longest: int = 6, beta: float = 2.0) -> float:
-    """Return chrF in percent: the F-score of mean precision and mean recall of sequences of 1 to `longest` letters.
-
-    Blanks are left out. It is sacrebleu's chrF. torchmetrics' takes the mean of the F-scores instead, and counts the
-    sequences of a translation whose reference is too short to have any: some hundredths more or less.
-    """
-    found = np.zeros((longest, 3))  # (letters, (of the translations, of the references, of both))
-    for pair in zip(translations, references, strict=True):
-        texts = ["".join(text.split()) for text in pair]
-        for letters in range(1, longest + 1):
-            own, other = (
-                Counter(text[start : start + letters] for start in range(len(text) - letters + 1)) for text in texts
-            )
-            if other:
-                found[letters - 1] += own.total(), other.total(), (own & other).total()
-    found = found[(found[:, :2] > 0).all(axis=1)]
-    if not found[:, 2].any():
-        return 0.0
-    precision, recall = (found[:, 2] / found[:, 0]).mean(), (found[:, 2] / found[:, 1]).mean()
-    return float(100 * (1 + beta**2) * precision * recall / (beta**2 * precision + recall))
 
 
 @torch.no_grad()
@@ -109,10 +116,11 @@ def measure(
     translations: Sequence[str],
     by_network: Sequence[str],
     remembered: Sequence[str],
+    seed: int,
 ) -> dict[str, float]:
     """Return the scores of the translations, and beside them those of three that do with less.
 
-    They are the network without a memory, the memory's nearest text without a network, and the source as it stands.
+    They are the network without a memory, a memory's nearest text without a network, and the source as it stands.
     """
     exact = np.mean([own == other for own, other in zip(translations, references, strict=True)])
     compared = {"network": by_network, "memory": remembered, "copy": sources}
@@ -120,6 +128,7 @@ def measure(
     beside = {f"{name}_{score}": found[name][score] for name in ("network", "memory") for score in ("bleu", "chrf")}
     return {
         **scores(translations, references),
+        **intervals(translations, references, seed),
         "exact_match": float(exact),
         **beside,
         "copy_bleu": found["copy"]["bleu"],
@@ -131,15 +140,13 @@ def bleu_by_length(texts: Sequence[Mapping[str, str]]) -> list[dict[str, str | f
 
     A text of one word has no sequence of four: of short texts BLEU counts sequences of at most their number of words.
     """
-    from torchmetrics.functional.text import sacre_bleu_score
-
     rows = []
     for least, most in LENGTHS:
         own = [text for text in texts if least <= len(text["source"].split()) <= (most or 10**9)]
         if own:
-            references = [[text["reference"]] for text in own]
+            references = [text["reference"] for text in own]
             found = {
-                name: 100 * sacre_bleu_score([text[name] for text in own], references, n_gram=min(4, least)).item()
+                name: bleu([text[name] for text in own], references, min(4, least))
                 for name in ("translation", "memory")
             }
             words = f"{least}+" if most is None else str(least) if least == most else f"{least}–{most}"
@@ -170,8 +177,7 @@ def main() -> None:
 
     corpus = datasets.load_from_disk(str(CORPUS))
     train, test = corpus["train"], corpus["test"]
-    sources, references, known_translations = test["en"][:], test["ru"][:], train["ru"][:]
-    memory = Memory.of(train, options)
+    sources, references = test["en"][:], test["ru"][:]
     try:
         translator = load_translator(MODEL, TOKENIZERS, device)
     except ValueError as error:
@@ -183,10 +189,14 @@ def main() -> None:
     translator.bfloat16 = takes_bfloat16(recipe.precision, device)
     by_network = translations = translator.translate(sources, **search, label="ch09 by the network")
     if options["memory_pairs"]:
-        translator.memory = memory
+        translator.memory = Memory.of(train, options)
         translations = translator.translate(sources, **search, label="ch09 with the memory")
-    remembered = [known_translations[number] for (number,) in memory.texts.nearest(sources)]
-    metrics = measure(sources, references, translations, by_network, remembered)
+    # A memory of texts alone has those, too, that are too long for the network.
+    left_out = read_json(TOO_LONG)
+    known = [*train["en"][:], *(english for english, _ in left_out)]
+    known_translations = [*train["ru"][:], *(russian for _, russian in left_out)]
+    remembered = [known_translations[number] for (number,) in TranslationMemory(known).nearest(sources)]
+    metrics = measure(sources, references, translations, by_network, remembered, parameters.seed)
     metrics["token_accuracy"] = token_accuracy(
         translator, [src[number] for number in fitting], [tgt[number] for number in fitting]
     )

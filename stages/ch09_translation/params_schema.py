@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.schema import Chapter, Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
+from stages.common.schema import Chapter, Dropout, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Strict
 
 Count = Annotated[int, Field(ge=0)]
 WIDEST_SEARCH, LARGEST_PENALTY = 64, 10
@@ -58,6 +58,9 @@ class Recipe(Strict):
 
 class Translation(Chapter[Recipe]):
     corpus: Literal["homeassistant", "opus_books"]
-    launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( \S+)* -m$")]
+    launcher: Annotated[
+        str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w.,:=/@+~\\-]+)* -m$")
+    ]  # nothing that a shell acts on
+    split_seed: Seed
     val_share: Annotated[float, Field(gt=0, le=0.4)]
     test_share: Annotated[float, Field(gt=0, le=0.4)]

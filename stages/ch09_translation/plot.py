@@ -23,30 +23,37 @@ TEXTS_SHOWN = 6  # good ones, and as many bad ones
 LETTERS_A_LINE = 44
 
 
-def plot_learning(history: dict[str, list[float]], path: Path) -> None:
-    """Training and validation loss by epoch."""
+def plot_learning(history: dict[str, list[float]], label_smoothing: float, path: Path) -> None:
+    """Training and validation loss by epoch.
+
+    The two are no measures of one thing: smoothed labels keep the one from zero, and dropout is there in it alone.
+    """
     figure, axes = new_figure()
     epochs = list(range(1, len(history["train_loss"]) + 1))
-    axes.plot(epochs, history["train_loss"], color=RED, marker=".", label="training, as optimised")
-    axes.plot(epochs, history["validation_loss"], color=BLUE, marker=".", label="validation")
+    axes.plot(
+        epochs, history["train_loss"], color=RED, marker=".", label=f"training (label smoothing {label_smoothing:g})"
+    )
+    axes.plot(epochs, history["validation_loss"], color=BLUE, marker=".", label="validation (without)")
     axes.set(title="Loss", xlabel="epoch", ylabel="cross-entropy, nats a token", xticks=epochs)
     axes.legend()
     save_figure(figure, path)
 
 
 def plot_lengths(rows: list[dict], path: Path) -> None:
-    """BLEU by the number of words, of the translations and of the nearest text that was trained on.
+    """BLEU by the number of words, of the translations and of the nearest training text's.
 
     A row has `words`, the range as text, `texts`, how many there are, and BLEU as `translation` and `memory`.
     """
     figure, axes = new_figure(width=7)
     places = np.arange(len(rows))
     axes.bar(places - 0.2, [row["translation"] for row in rows], 0.4, color=BLUE, label="translation here")
-    axes.bar(places + 0.2, [row["memory"] for row in rows], 0.4, color=GREY, label="nearest known text")
+    axes.bar(
+        places + 0.2, [row["memory"] for row in rows], 0.4, color=GREY, label="translation of the nearest known text"
+    )
     axes.set_xticks(places, [f"{row['words']}\n{row['texts']} texts" for row in rows], fontsize=8)
     axes.set(
         title="BLEU by length of the English text",
-        xlabel="words (of 1 to 3: BLEU of sequences of at most as many)",
+        xlabel="words in the English text (with 1, 2, 3: BLEU-1, -2, -3; else BLEU-4)",
         ylabel="BLEU, %",
     )
     figure.legend(loc="outside lower center", ncols=2)
@@ -65,7 +72,7 @@ def plot_positions(table: np.ndarray, path: Path) -> None:
     for place, color in zip(places, (BLUE, RED, GREEN, GREY), strict=False):
         curves.plot(table[:, place], color=color, label=f"place {place}")
     curves.set(title="Sines of some places", xlabel="position in the sentence", ylabel="value")
-    curves.legend(fontsize=8)
+    figure.legend(loc="outside lower right", ncols=len(places), fontsize=8)
     save_figure(figure, path)
 
 
@@ -130,7 +137,7 @@ def main() -> None:
     texts = evaluated["texts"]
     with np.load("data/evaluated/ch09/attention.npz") as arrays:
         attention = {name: arrays[name] for name in arrays.files}
-    plot_learning(read_history("metrics/history/ch09.csv"), PLOTS / "learning_curves.png")
+    plot_learning(read_history("metrics/history/ch09.csv"), recipe.label_smoothing, PLOTS / "learning_curves.png")
     plot_lengths(evaluated["by_length"], PLOTS / "bleu_by_length.png")
     plot_positions(attention["positions"], PLOTS / "positional_encoding.png")
     words, written = attention["words"].tolist(), attention["written"].tolist()

@@ -2,7 +2,7 @@
 
 In: data/raw/ch09/. Out: data/prepared/ch09/corpus, a `datasets.DatasetDict` of train, val and test with the columns
 `en`, `ru` and their tokens `src` and `tgt`; data/prepared/ch09/tokenizers.json, both; data/prepared/ch09/counts.json,
-how many pairs there were and were left out.
+how many pairs there were and were left out; data/prepared/ch09/too_long.json, the training pairs left out as too long.
 
 Departures from the book: the tokenizers see training texts alone; texts are cleaned, repeats dropped, and the split is
 such that no test text is a training text with other digits or punctuation; a pair that is too long is left out of the
@@ -33,6 +33,7 @@ RAW = Path("data/raw/ch09")
 CORPUS = Path("data/prepared/ch09/corpus")
 TOKENIZERS = Path("data/prepared/ch09/tokenizers.json")
 COUNTS = Path("data/prepared/ch09/counts.json")
+TOO_LONG = Path("data/prepared/ch09/too_long.json")
 
 
 def pairs_of(corpus: str) -> list[Pair]:
@@ -92,7 +93,7 @@ def main() -> int:
     try:
         raw = pairs_of(ch09.corpus)
         pairs = unique_pairs(raw)
-        split = split_pairs(pairs, ch09.val_share, ch09.test_share, parameters.seed)
+        split = split_pairs(pairs, ch09.val_share, ch09.test_share, ch09.split_seed)
         if recipe.pairs:
             split["train"] = split["train"][: recipe.pairs]
         english, russian = (
@@ -107,6 +108,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     save_tokenizers((english, russian), TOKENIZERS)
+    kept = set(zip(parts["train"]["en"], parts["train"]["ru"], strict=True))
+    write_json(TOO_LONG, [pair for pair in split["train"] if pair not in kept])
     # What the corpus holds: its folder has no hash of its own that a checkpoint could be told by.
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     save_corpus(parts, CORPUS, digest[:16])

@@ -39,6 +39,14 @@ LARGEST_UNPACKED = 2**30  # bytes; a gzip file of a few kB can unpack to more th
 SECONDS_BETWEEN_LINES = 5.0  # of progress, where there is no terminal
 
 
+def without_password(text: str) -> str:
+    """Return a URL, or what is said of it, as it may be shown: without a name and a password before the host.
+
+    They may have any signs in them, also those that don't belong there.
+    """
+    return re.sub(r"(//|')[^\s']*@", r"\1", text)
+
+
 @dataclass(frozen=True)
 class UrlSource:
     """A file at an http(s) URL, plain or gzipped."""
@@ -46,7 +54,7 @@ class UrlSource:
     url: str
 
     def __str__(self) -> str:
-        return self.url
+        return without_password(self.url)
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,7 @@ def mirror_places(chapter: str, name: str) -> list[UrlSource | Path]:
     if mirror.lower().startswith(("http://", "https://")):
         return [UrlSource(f"{mirror.rstrip('/')}/{quote(place)}") for place in places]
     # A stage may run in DVC's temporary copy of the workspace; DVC_ROOT is the workspace itself there.
-    folder = Path(os.environ.get("DVC_ROOT", ".")) / Path(mirror).expanduser()
+    folder = Path(os.environ.get("DVC_ROOT", "."), os.path.expanduser(mirror))
     return [folder / place for place in places]
 
 
@@ -231,7 +239,7 @@ class _Fetcher:
             try:
                 path = self.verified(self.bring(source), file)
             except (SourceFailed, OSError) as error:  # OSError: not readable, or no room left
-                reason = " ".join(str(error).split())
+                reason = without_password(" ".join(str(error).split()))
                 _say(f"{file.name}: {label}: {reason}")
                 reasons.append((label, reason))
             else:
@@ -287,7 +295,10 @@ class _Fetcher:
 
     def from_url(self, url: str) -> Path:
         """Downloads `url`, again with growing pauses after a failure that may pass."""
-        host = urlsplit(url).netloc
+        try:
+            host = urlsplit(url).netloc
+        except ValueError as error:
+            raise SourceFailed(str(error)) from None
         if host in self.silent_hosts:
             raise SourceFailed(self.silent_hosts[host])
         end = time.monotonic() + self.patience.url_total
@@ -301,7 +312,7 @@ class _Fetcher:
             pause = self.patience.backoff * 2 ** (attempt - 1)
             if attempt >= attempts or time.monotonic() + pause >= end:
                 break
-            _say(f"{url}: {reason}; trying again in {pause:g} s")
+            _say(f"{without_password(url)}: {reason}; trying again in {pause:g} s")
             time.sleep(pause)
         reason += f" ({attempt} attempts)" if attempt > 1 else ""
         if host_is_silent:
@@ -353,7 +364,7 @@ def _download(url: str, target: Path, patience: Patience, end: float) -> None:
     """One attempt. It runs in a thread, because a read time-out does not end an answer that comes byte by byte."""
     import pooch
 
-    progress = _Progress(url)
+    progress = _Progress(without_password(url))
     downloader = pooch.HTTPDownloader(
         progressbar=progress,
         chunk_size=2**16,

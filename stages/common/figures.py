@@ -1,6 +1,6 @@
 """Figures: one look for all chapters, PNG files that are the same bytes from run to run, and their way into MLflow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from stages.common import tracking
 from stages.common.files import file_hash, placed, write_json
+from stages.common.params import stage_entry
 
 # Okabe and Ito's colours, which people who see no difference of red and green can tell apart, too. As shades of grey
 # they are alike: where curves lie close together, they also differ in line or marker.
@@ -41,8 +42,10 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     plt.close(figure)
 
 
-def record_figures(stage: str, *results: Mapping[str, object], figures: Sequence[Path] | None = None) -> None:
-    """Add the figures, and what else there is to tell, to runs of a chapter in MLflow; then write their SHA-256.
+def record_figures(stage: str, *results: Mapping[str, object]) -> None:
+    """Add the stage's figures, and what else there is to tell, to runs in MLflow; then write the figures' SHA-256.
+
+    They are those that dvc.yaml declares: other pictures in their folder are a user's own.
 
     That file, data/recorded/<chapter>.json, is the one output of a stage that git doesn't hold. DVC skips a stage whose
     outputs are all there, as those of a fresh clone are; and its figures, and the metrics that go with them, would
@@ -51,12 +54,9 @@ def record_figures(stage: str, *results: Mapping[str, object], figures: Sequence
     Args:
         results: for each run the arguments of tracking.record_results: `model_file`, and others; without `figures` a
             run gets all of them.
-        figures: files; None: all that lie in the chapter's folder.
     """
-    chapter = stage.partition("_")[0]
-    if figures is None:
-        figures = sorted(Path("metrics/plots", chapter).glob("[!.]*.png"))  # hidden files are the system's
+    figures = sorted(Path(path) for entry in stage_entry(stage)["plots"] for path in entry)
     for result in results:
         tracking.record_results(stage, **{"figures": figures, **result})
-    hashes = {figure.name: file_hash(figure, "sha256") for figure in sorted(figures)}
-    write_json(f"data/recorded/{chapter}.json", hashes)
+    hashes = {figure.name: file_hash(figure, "sha256") for figure in figures}
+    write_json(f"data/recorded/{stage.partition('_')[0]}.json", hashes)

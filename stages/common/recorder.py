@@ -194,10 +194,8 @@ def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(chapter)
         if experiment is None:
-            # Without a location of its own, an experiment made in a temporary workspace keeps its artifacts there.
-            location = (root / ARTIFACTS / chapter).as_uri() if uri.startswith("sqlite:") else None
             try:
-                return client, client.create_experiment(chapter, artifact_location=location)
+                return client, client.create_experiment(chapter, artifact_location=_location_of(uri, root, chapter))
             except MlflowException:  # a writer on another machine was first
                 experiment = client.get_experiment_by_name(chapter)
                 if experiment is None:
@@ -205,6 +203,15 @@ def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
         elif experiment.lifecycle_stage == "deleted":  # in MLflow's UI; a deleted one takes no runs
             client.restore_experiment(experiment.experiment_id)
     return client, experiment.experiment_id
+
+
+def _location_of(uri: str, root: Path, chapter: str) -> str | None:
+    """Return where a chapter's artifacts are to be; None where the store keeps them itself, a server or a folder.
+
+    Without a location, an experiment of a database that is made in a temporary workspace keeps its artifacts there.
+    """
+    of_a_database = uri.startswith(("sqlite", "postgresql", "mysql", "mssql"))
+    return (root / ARTIFACTS / chapter).as_uri() if of_a_database else None
 
 
 def _in_folder(uri: str, root: Path) -> str:

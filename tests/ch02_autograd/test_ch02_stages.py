@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load
 
 from stages.ch02_autograd.plot import WAYS
-from tests.conftest import by_epoch, changed, curves, figures_of, history_of, recorded_runs
+from tests.conftest import by_epoch, changed, curves, figures_of, history_of, load_recorded_model, recorded_runs
 
 
 @pytest.fixture(scope="module", params=["tuned", "book"])
@@ -57,6 +57,9 @@ def test_plot_records_the_metrics_in_the_run_of_the_training(chapter):
     assert run.data.params["gradient"] == "mean"
     assert len(history_of(run, "loss")) == 50
     assert figures_of(run) == ["descent.png", "graph.png"]
+    inputs = np.array([1, 2, -0.5], dtype=np.float32)
+    predictions = load_recorded_model(run).predict(inputs)
+    np.testing.assert_allclose(predictions, metrics["autograd_weight"] * inputs, rtol=1e-6)
 
 
 def test_second_run_gives_the_same_bytes(chapter):

@@ -37,6 +37,14 @@ POINTS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 CLASSES = torch.tensor([[0.0], [1.0], [1.0], [0.0]])
 
 
+def test_no_pattern_is_trained_on_and_tested():
+    arrays = draw_patterns(3, 0.1)
+    for trained, tested in (("train", "test"), ("fit", "fresh")):
+        assert not {row.tobytes() for row in arrays[f"{trained}_inputs"]} & {
+            row.tobytes() for row in arrays[f"{tested}_inputs"]
+        }
+
+
 def test_patterns_have_their_shapes_and_follow_the_seed():
     arrays = draw_patterns(3, 0.1)
     assert {name: array.shape for name, array in arrays.items()} == {

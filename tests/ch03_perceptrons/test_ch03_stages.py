@@ -10,7 +10,7 @@ from safetensors.torch import load
 
 from stages.ch03_perceptrons.model import MultiLayer
 from stages.common.files import read_history
-from tests.conftest import by_epoch, changed, curves, figures_of, history_of, recorded_runs
+from tests.conftest import by_epoch, changed, curves, figures_of, history_of, load_recorded_model, recorded_runs
 
 SMALL = {
     f"ch03.{recipe}.{name}": value
@@ -58,6 +58,7 @@ def test_evaluation_reproduces_what_the_model_file_gives(chapter):
         with torch.no_grad():
             errors = (model(inputs).numpy() - targets) ** 2
         scores.append(1 - errors.sum() / ((targets - targets.mean()) ** 2).sum())
+    assert scores[0] != scores[1]  # from other seeds
     metrics = json.loads(outputs["metrics/ch03.json"])
     assert metrics["multilayer_r2_mean"] == pytest.approx(np.mean(scores), abs=1e-5)
     assert metrics["multilayer_r2_std"] == pytest.approx(np.std(scores, ddof=1), abs=1e-5)
@@ -78,6 +79,15 @@ def test_mlflow_has_one_run_with_the_metrics_and_figures(chapter):
     assert {name: run.data.metrics[name] for name in metrics} == pytest.approx(metrics)
     assert len(history_of(run, "adam")) == 40
     assert len(figures_of(run)) == 5
+    weights = load(outputs["data/models/ch03/networks.safetensors"])
+    network = MultiLayer()
+    network.load_state_dict({name: weights[f"multilayer0.{name}"] for name in network.state_dict()})
+    inputs = np.random.default_rng(0).standard_normal((7, 100)).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(inputs))
+    for count in (1, 7):
+        predictions = load_recorded_model(run).predict(inputs[:count])
+        np.testing.assert_allclose(predictions, expected[:count], rtol=1e-5, atol=1e-6)
 
 
 def test_second_run_gives_the_same_bytes(chapter):

@@ -108,6 +108,18 @@ def test_prepared_features_are_those_of_the_recipe(chapter):
         np.testing.assert_allclose(housing["features"][:, column], expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
+def test_models_know_their_training_rows_alone(chapter):
+    outputs = chapter[2]
+    housing = arrays(outputs, "data/prepared/ch04/housing.npz")
+    rows = {"runs": [housing["train_rows"]] * 2, "folds": [np.flatnonzero(housing["folds"][0] != f) for f in range(3)]}
+    for name, chosen in rows.items():
+        means = load(outputs[f"data/models/ch04/{name}.safetensors"])["feature_mean"].numpy()  # by which they scale
+        assert len(means) == len(chosen)
+        for mean, own in zip(means, chosen, strict=True):
+            np.testing.assert_allclose(mean[0], housing["features"][own].mean(axis=0), rtol=1e-4, atol=1e-4)
+
+
 def test_metrics_reproduce_what_the_model_files_give(chapter):
     _, recipe, outputs = chapter
     housing, metrics = arrays(outputs, "data/prepared/ch04/housing.npz"), json.loads(outputs["metrics/ch04.json"])

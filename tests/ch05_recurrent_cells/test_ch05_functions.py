@@ -4,6 +4,7 @@ import math
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from stages.ch05_recurrent_cells.train import (
     run_trainings,
     train,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, clip_to_nothing
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -211,12 +212,24 @@ def test_training_lowers_the_loss_and_follows_the_seed(name):
     assert np.mean(histories[0][-5:]) < np.mean(histories[0][:5])
 
 
-def test_clipping_bounds_the_step(monkeypatch):
-    seen = []
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: seen.append(norm))
-    for clip in (0.0, 0.5):
-        train(RecurrentNetwork("rnn", 2, 3, 2), lambda: draw_one_to_one(4, generator()), 2, 0.01, "constant", clip)
-    assert seen == [0.5, 0.5]
+@pytest.mark.parametrize(("clip", "stays"), [(0.0, False), (0.5, True)])
+def test_gradients_are_clipped_before_the_step(monkeypatch, clip, stays):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip_to_nothing)
+    model = RecurrentNetwork("rnn", 2, 3, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, lambda: draw_one_to_one(4, generator()), 2, 0.01, "constant", clip)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()) == stays
+
+
+def test_a_cycle_moves_on_with_every_step(monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        torch.optim.lr_scheduler,
+        "OneCycleLR",
+        lambda _, peak, total_steps: SimpleNamespace(step=lambda: taken.append((peak, total_steps))),
+    )
+    train(RecurrentNetwork("rnn", 2, 3, 2), lambda: draw_one_to_one(4, generator()), 3, 0.02, "one_cycle", 0.0)
+    assert taken == [(0.02, 3)] * 3
 
 
 def all_trainings() -> list[Training]:

@@ -13,7 +13,7 @@ from stages.ch05_recurrent_cells.evaluate import TEST_SEQUENCES, held_out_genera
 from stages.ch05_recurrent_cells.model import RecurrentNetwork
 from stages.ch05_recurrent_cells.tasks import draw_recall
 from stages.common.files import read_history
-from tests.conftest import by_epoch, changed, curves, figures_of, history_of, recorded_runs
+from tests.conftest import by_epoch, changed, curves, figures_of, history_of, load_recorded_model, recorded_runs
 
 CELLS = ("rnn", "lstm", "gru")
 SMALL = {
@@ -30,6 +30,14 @@ def chapter(open_workspace, request):
         yield workspace, request.param, workspace.run("ch05", tracked=request.param == "tuned")
 
 
+def recall_network(weights, cell, run):
+    """Return a run's network for the longest sequences, from the file's weights."""
+    network = RecurrentNetwork(cell, 9, 8, 8)
+    prefix = f"recall_4_{run}."
+    network.load_state_dict({n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)})
+    return network
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_evaluation_reproduces_what_the_model_file_gives(chapter, cell):
     outputs = chapter[2]
@@ -37,9 +45,7 @@ def test_evaluation_reproduces_what_the_model_file_gives(chapter, cell):
     inputs, targets = draw_recall(TEST_SEQUENCES, held_out_generator(0), 4, 8, 1.0)
     shares = []
     for run in range(2):
-        network = RecurrentNetwork(cell, 9, 8, 8)
-        prefix = f"recall_4_{run}."
-        network.load_state_dict({n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)})
+        network = recall_network(weights, cell, run)
         with torch.no_grad():
             shares.append((network(inputs)[-1].argmax(dim=-1) == targets[0]).double().mean().item())
     metrics = json.loads(outputs[f"metrics/ch05/{cell}.json"])
@@ -76,6 +82,12 @@ def test_mlflow_has_a_run_for_each_cell(chapter):
         assert {name: run.data.metrics[name] for name in metrics} == pytest.approx(metrics)
         assert len(history_of(run, "length_4")) == 30
         assert len(figures_of(run)) == 3
+        inputs, _ = draw_recall(TEST_SEQUENCES, held_out_generator(0), 4, 8, 1.0)
+        answers = load_recorded_model(run).predict(inputs.transpose(0, 1).contiguous().numpy())
+        weights = load(outputs[f"data/models/ch05/{run.data.params['cell']}.safetensors"])
+        network = recall_network(weights, run.data.params["cell"], 0)
+        with torch.no_grad():
+            np.testing.assert_allclose(answers, network(inputs).transpose(0, 1), rtol=1e-4, atol=1e-5)
 
 
 def test_second_run_gives_the_same_bytes(chapter):

@@ -1,5 +1,7 @@
 """Chapter 6's functions on series and networks small enough to check by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from stages.ch06_timeseries.generate import noisy_sine
 from stages.ch06_timeseries.model import Forecaster
 from stages.ch06_timeseries.preprocess import book_window_count, sliding_windows, training_windows
 from stages.ch06_timeseries.train import train
+from tests.conftest import clip_to_nothing
 
 CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm"])
 
@@ -158,7 +161,16 @@ def test_measures_by_hand():
         "r2_gap": 0.75,
         "persistence_r2": 0.75,
         "r2_book_windows": 1.0,
+        "r2_book_windows_ceiling": pytest.approx(1 - 0.25 / (8 / 9), abs=1e-6),  # of 1, −1, 1
     }
+
+
+def test_prediction_in_parts_is_prediction(monkeypatch):
+    model = Forecaster("lstm", hidden_size=3, num_layers=1)
+    inputs = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
+    whole = predict(model, inputs)
+    monkeypatch.setattr("stages.ch06_timeseries.evaluate.WINDOWS_PER_FORWARD", 3)
+    np.testing.assert_allclose(predict(model, inputs), whole, rtol=1e-5)
 
 
 def test_perfect_forecast_of_a_clean_series_has_no_gap():
@@ -167,10 +179,21 @@ def test_perfect_forecast_of_a_clean_series_has_no_gap():
     assert (metrics["r2"], metrics["r2_ceiling"], metrics["r2_gap"], metrics["rmse"]) == (1.0, 1.0, 0.0, 0.0)
 
 
-def test_clipping_bounds_the_gradient(monkeypatch):
-    seen = []
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, norm: seen.append(norm))
-    inputs, targets = torch.randn(4, 5), torch.randn(4, 1)
-    for clip in (0.0, 0.5):
-        train(Forecaster("rnn", 3, 1), inputs, targets, 1, 2, 0.01, "constant", clip)
-    assert seen == [0.5, 0.5]
+@pytest.mark.parametrize(("clip", "stays"), [(0.0, False), (0.5, True)])
+def test_gradients_are_clipped_before_the_step(monkeypatch, clip, stays):
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", clip_to_nothing)
+    model = Forecaster("rnn", 3, 1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, torch.randn(4, 5), torch.randn(4, 1), 1, 2, 0.01, "constant", clip)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()) == stays
+
+
+def test_a_cycle_moves_on_with_every_step(monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        torch.optim.lr_scheduler,
+        "OneCycleLR",
+        lambda _, peak, total_steps: SimpleNamespace(step=lambda: taken.append((peak, total_steps))),
+    )
+    train(Forecaster("rnn", 3, 1), torch.randn(5, 5), torch.randn(5, 1), 3, 2, 0.02, "one_cycle", 0.0)
+    assert taken == [(0.02, 9)] * 9  # three batches an epoch

@@ -1,5 +1,7 @@
 """Chapter 7's functions: IDX files, networks, augmentation, schedule, measures, and going on after a break."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from stages.ch07_mnist.model import BookNetwork, build_network
 from stages.ch07_mnist.preprocess import hold_out, read_idx
 from stages.ch07_mnist.train import STEPS_PER_AVERAGE, Trainer, logits_of, train
 from stages.common.checkpoint import Checkpoint
+from stages.common.optimizers import rate_share
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 0.001, "average_decay": 0.9}
 BOOK = {"optimizer": "adadelta", "learning_rate": 0.01, "weight_decay": 0.0, "average_decay": 0.0}
@@ -252,6 +255,39 @@ def test_books_epoch_is_its_plain_program():
     assert trainer.history == {"train_loss": [pytest.approx(sum(losses) / 20, rel=1e-5)]}
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(trainer.best[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_tuned_epochs_are_their_plain_program():
+    torch.manual_seed(0)
+    network = build_network("tuned", [2, 3, 4], dropout=0.0)
+    plain = copy.deepcopy(network)
+    average = copy.deepcopy(network.state_dict())
+    images, labels = pictures(20)
+    trainer = Trainer(network, **{**SGD, "weight_decay": 0.1})
+    train(trainer, (images, labels), pictures(0), None, **OPTIONS)
+
+    matrices, others = ([part for part in plain.parameters() if (part.ndim > 1) == wanted] for wanted in (True, False))
+    optimizer = torch.optim.SGD(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": others}], 0.05, momentum=0.9, nesterov=True
+    )
+    step = 0
+    for epoch in range(4):
+        torch.manual_seed(epoch)
+        for batch in torch.randperm(20).split(8):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 * rate_share(step / 12, "linear", 0.2)
+            optimizer.zero_grad()
+            F.cross_entropy(plain(images[batch]), labels[batch], label_smoothing=0.05).backward()
+            optimizer.step()
+            step += 1
+            if step % 5 == 0:
+                share = 1 - min(0.9**5, step / (step + 49))
+                for name, value in plain.state_dict().items():
+                    if value.is_floating_point():
+                        average[name].lerp_(value, share)
+    for name, value in average.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(trainer.best[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_best_weights_are_those_of_the_most_accurate_epoch_the_latest_of_equals():

@@ -23,6 +23,7 @@ from stages.ch08_graphs.layers import (
     start_layer,
     start_network,
 )
+from stages.ch08_graphs.networks import accuracies_at, agreeing, at_nodes, layered, losses_at
 from stages.ch08_graphs.predict import described
 from stages.ch08_graphs.preprocess import (
     PUBLIC_SPLIT,
@@ -33,7 +34,7 @@ from stages.ch08_graphs.preprocess import (
     random_split,
     stored,
 )
-from stages.ch08_graphs.train import Selection, accuracies_at, at_nodes, layer_name, losses_at, train
+from stages.ch08_graphs.train import Selection, layer_name, train
 
 # A square with one diagonal, and a node that nobody cites.
 EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2]])
@@ -240,9 +241,22 @@ def test_input_dropout_leaves_out_whole_words():
     assert full.shape == (5, 4, 64)
 
 
+def test_dropout_leaves_hidden_values_out_or_doubles_them():
+    weights = start_network("mlp", 2, 3, 7, 7, 1, torch.Generator().manual_seed(0))
+    weights |= {"2.weight": torch.eye(7).expand(2, 7, 7), "2.bias": torch.zeros(2, 7)}  # the output is what is hidden
+    hidden = hidden_values("mlp", small_graph(), layer_weights(weights, 1))
+    found = forward("mlp", small_graph(), weights, 0.0, 0.5, torch.Generator().manual_seed(0))
+    ratios = (found / hidden)[hidden > 0]
+    assert set(ratios.round(decimals=4).tolist()) == {0.0, 2.0}
+
+
 def options(**changes):
-    defaults = {"epochs": 4, "learning_rate": 0.1, "weight_decay": 0.01, "decayed": "first", "input_dropout": 0.0}
-    return {**defaults, "dropout": 0.0, "chosen_by": "last", "validate_every": 2, **changes}
+    defaults = {"epochs": 4, "learning_rate": 0.1, "weight_decay": 0.01, "decayed": "first"}
+    return {**defaults, "chosen_by": "last", "validate_every": 2, **changes}
+
+
+def without_dropout(layer):
+    return layered(layer, 0.0, 0.0, torch.Generator())
 
 
 LABELS = torch.tensor([0, 1, 2, 1, 0])
@@ -257,11 +271,11 @@ PARTS = {
 def test_training_side_by_side_is_training_one_by_one(layer):
     graph = small_graph()
     start = start_network(layer, 2, 3, 4, 7, 2, torch.Generator().manual_seed(0))
-    both, _ = train(layer, graph, LABELS, PARTS, copied(start), torch.Generator(), **options())
+    both, _ = train(without_dropout(layer), graph, LABELS, PARTS, copied(start), **options())
     for run in range(2):
         parts = {part: nodes[run : run + 1] for part, nodes in PARTS.items()}
         alone = {name: value[run : run + 1].clone() for name, value in start.items()}
-        alone, _ = train(layer, graph, LABELS, parts, alone, torch.Generator(), **options())
+        alone, _ = train(without_dropout(layer), graph, LABELS, parts, alone, **options())
         # The gradient of the attention's target all but vanishes here, and Adam makes whole steps of its rounding.
         compared = [name for name in alone if not name.endswith("target")]
         assert all(torch.allclose(both[name][run], alone[name][0], atol=1e-5) for name in compared)
@@ -271,14 +285,15 @@ def copied(weights):
     return {name: value.clone() for name, value in weights.items()}
 
 
-def test_training_is_adam_on_the_mean_cross_entropy():
+@pytest.mark.parametrize("decayed", ["first", "all"])
+def test_training_is_adam_on_the_mean_cross_entropy(decayed):
     graph = small_graph()
     start = start_network("mlp", 1, 3, 4, 7, 1, torch.Generator().manual_seed(0))
     parts = {part: nodes[:1] for part, nodes in PARTS.items()}
-    own, _ = train("mlp", graph, LABELS, parts, copied(start), torch.Generator(), **options())
+    own, _ = train(without_dropout("mlp"), graph, LABELS, parts, copied(start), **options(decayed=decayed))
     weights = {name: value[0].clone().requires_grad_() for name, value in start.items()}
     decay = [{"params": [weights[name] for name in weights if name[0] == number], "weight_decay": amount}
-             for number, amount in (("1", 0.01), ("2", 0.0))]  # fmt: skip
+             for number, amount in (("1", 0.01), ("2", 0.01 if decayed == "all" else 0.0))]  # fmt: skip
     optimizer = torch.optim.Adam(decay, lr=0.1)
     words = torch.from_numpy(WORDS).float()
     for _ in range(4):
@@ -305,13 +320,26 @@ def test_validation_chooses_and_last_does_not():
     graph = small_graph()
     start = start_network("gcn", 2, 3, 4, 7, 1, torch.Generator().manual_seed(0))
     chosen, history = train(
-        "gcn", graph, LABELS, PARTS, copied(start), torch.Generator(), **options(epochs=40, chosen_by="validation")
+        without_dropout("gcn"), graph, LABELS, PARTS, copied(start), **options(epochs=40, chosen_by="validation")
     )
-    last, _ = train("gcn", graph, LABELS, PARTS, copied(start), torch.Generator(), **options(epochs=40))
+    last, _ = train(without_dropout("gcn"), graph, LABELS, PARTS, copied(start), **options(epochs=40))
     best = accuracies_at(forward("gcn", graph, chosen), LABELS, PARTS["val"])
     assert (best >= accuracies_at(forward("gcn", graph, last), LABELS, PARTS["val"])).all()
     assert best.mean() == pytest.approx(max(history["val_accuracy"]), abs=0.3)
     assert len(history["val_accuracy"]) == 20
+
+
+def test_the_epoch_is_chosen_by_validation_nodes_alone():
+    """No node teaches the class of the validation node, so that its loss only rises: the first look is the best."""
+    graph, labels = small_graph(), torch.tensor([0, 1, 2, 5, 0])
+    parts = {"train": torch.tensor([[0, 1, 2]]), "val": torch.tensor([[3]]), "test": torch.tensor([[4]])}
+    start = start_network("mlp", 1, 3, 4, 7, 1, torch.Generator().manual_seed(0))
+    chosen, first, last = (
+        train(without_dropout("mlp"), graph, labels, parts, copied(start), **options(**changes))[0]
+        for changes in ({"epochs": 20, "chosen_by": "validation"}, {"epochs": 2}, {"epochs": 20})
+    )
+    assert all(torch.equal(chosen[name], first[name]) for name in first)
+    assert not torch.equal(chosen["1.weight"], last["1.weight"])
 
 
 def test_averages_are_what_is_kept():
@@ -319,11 +347,11 @@ def test_averages_are_what_is_kept():
     graph, parts = small_graph(), {part: nodes[:1] for part, nodes in PARTS.items()}
     start = start_network("mlp", 1, 3, 4, 7, 1, torch.Generator().manual_seed(0))
     after = [
-        train("mlp", graph, LABELS, parts, copied(start), torch.Generator(), **options(epochs=epochs))[0]
+        train(without_dropout("mlp"), graph, LABELS, parts, copied(start), **options(epochs=epochs))[0]
         for epochs in (1, 2, 3)
     ]
     settings = options(epochs=3, average_decay=0.5)
-    averages, _ = train("mlp", graph, LABELS, parts, copied(start), torch.Generator(), **settings)
+    averages, _ = train(without_dropout("mlp"), graph, LABELS, parts, copied(start), **settings)
     for name, value in averages.items():
         expected = after[0][name] / 4 + after[1][name] / 4 + after[2][name] / 2
         assert torch.allclose(value, expected, atol=1e-6)
@@ -471,14 +499,22 @@ def test_losses_of_the_best_are_cross_entropy_and_disagreement():
     assert torch.allclose(losses[1] - losses[0], 2 * extra, atol=1e-6)
 
 
+def test_the_weight_of_the_agreement_rises_while_it_warms_up():
+    graph, weights = small_graph(), best_weights()
+    network = agreeing(torch.Generator(), consistency=2.0, warm_up=4, temperature=0.5, **BEST)
+    logits = best.predict(graph, weights, 0.2, 4)
+    supervised = losses_at(logits, LABELS, PARTS["train"])
+    extra = best.disagreement(logits[:, None], 0.5)
+    for epoch, weight in ((1, 0.5), (3, 1.5), (4, 2.0), (9, 2.0)):
+        losses = network.losses(graph, LABELS, PARTS["train"], weights, epoch)
+        assert torch.allclose(losses, supervised + weight * extra, atol=1e-6)
+
+
 def test_the_best_network_learns():
     graph, parts = small_graph(), PARTS
-    best_options = {"samples": 2, "restart": 0.2, "hops": 2, "node_dropout": 0.5, "temperature": 0.5}
-    best_options |= {"consistency": 1.0, "warm_up": 5}
-    weights, history = train(
-        "best", graph, LABELS, parts, best_weights(), torch.Generator().manual_seed(0),
-        **options(epochs=60, best_options=best_options),
-    )  # fmt: skip
+    settings = {**BEST, "samples": 2, "hops": 2, "node_dropout": 0.5, "temperature": 0.5}
+    network = agreeing(torch.Generator().manual_seed(0), consistency=1.0, warm_up=5, **settings)
+    weights, history = train(network, graph, LABELS, parts, best_weights(), **options(epochs=60))
     assert history["train_loss"][-1] < 0.6 * history["train_loss"][0]
     assert accuracies_at(best.predict(graph, weights, 0.2, 2), LABELS, parts["train"]).mean() > 0.8
 

@@ -8,6 +8,7 @@ import torch
 from scipy import sparse
 
 from stages.ch08_graphs.layers import LAYERS, forward, make_graph, start_network
+from stages.ch08_graphs.networks import layered
 from stages.ch08_graphs.sampling import Source, batches, predict_in_parts, sample_graph, sample_neighbours
 from stages.ch08_graphs.train import train
 
@@ -73,14 +74,15 @@ def test_batches_go_through_every_node_of_every_run_once():
 def test_training_in_one_batch_with_all_neighbours_is_training_on_the_whole_graph():
     source, labels = make_source(), torch.arange(60) % 7
     parts = {name: torch.tensor([[1, 2, 3, 4, 5], [10, 2, 30, 40, 50]]) for name in ("train", "val", "test")}
-    options = {"epochs": 5, "learning_rate": 0.05, "weight_decay": 0.0, "decayed": "first", "input_dropout": 0.0}
-    options |= {"dropout": 0.0, "chosen_by": "last", "validate_every": 5}
+    options = {"epochs": 5, "learning_rate": 0.05, "weight_decay": 0.0, "decayed": "first"}
+    options |= {"chosen_by": "last", "validate_every": 5}
     results = []
     for draws in (False, True):
         generator = torch.Generator().manual_seed(0)
         weights = start_network("gcn", 2, 9, 8, 7, 1, generator)
         draw = partial(batches, source, labels, parts["train"], 5, 1000, 2, generator) if draws else None
-        results.append(train("gcn", whole(source), labels, parts, weights, generator, **options, draw=draw)[0])
+        network = layered("gcn", 0.0, 0.0, generator)
+        results.append(train(network, whole(source), labels, parts, weights, **options, draw=draw)[0])
     assert all(torch.allclose(results[0][name], results[1][name], atol=1e-4) for name in results[0])
 
 

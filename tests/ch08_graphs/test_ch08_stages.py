@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -13,14 +15,16 @@ from stages.ch08_graphs import best
 from stages.ch08_graphs.evaluate import embed
 from stages.ch08_graphs.layers import build_graph, forward
 from stages.ch08_graphs.plot import LABELS
+from stages.ch08_graphs.preprocess import SUBJECTS
 from stages.common.files import read_history
-from tests.conftest import arrays, changed, figures_of, history_of, recorded_runs
+from tests.conftest import ROOT, arrays, changed, figures_of, history_of, load_recorded_model, recorded_runs
+from tests.test_pipeline import missing_from
 
 TRAINED = ("mlp", "dense", "gcn", "sage", "gat", "gin", "cheb", "best")
 PLOTS = ("training", "accuracy", "embedding", "confusion", "attention", "computation", "adjacency")
-RECIPE = {"hidden_size": 8, "heads": 2, "epochs": 20, "validate_every": 5, "best_hidden_size": 8, "best_epochs": 10}
+RECIPE = {"hidden_size": 8, "heads": 2, "epochs": 20, "validate_every": 5, "best_hidden_size": 4, "best_epochs": 10}
 RECIPE |= {"motif_graphs": 20, "motif_nodes": 8, "task_epochs": 10}
-SMALL = {"ch08.runs": 2, "ch08.splits": 2}
+SMALL = {"ch08.runs": 3, "ch08.splits": 4, "ch08.best_runs": 2}
 SMALL |= {f"ch08.{recipe}.{key}": value for recipe in ("tuned", "book") for key, value in RECIPE.items()}
 
 
@@ -35,7 +39,7 @@ def chapter(open_workspace, request):
 def test_graph_is_symmetric_and_its_features_are_the_recipes(chapter):
     _, recipe, outputs = chapter
     graph = arrays(outputs, "data/prepared/ch08/graph.npz")
-    assert len(graph["papers"]) == 7 * 260 and graph["train"].shape == (2, 140)
+    assert len(graph["papers"]) == 7 * 260 and graph["train"].shape == (4, 140)
     pairs = set(
         zip(np.repeat(np.arange(1820), np.diff(graph["adjacency_indptr"])), graph["adjacency_indices"], strict=True)
     )
@@ -53,6 +57,12 @@ def test_evaluation_reproduces_what_the_model_file_gives(chapter, layer):
     weights = load(outputs[f"data/models/ch08/{layer}.safetensors"])
     name = {"tuned": "dense_mean", "book": "dense_sum"}[recipe] if layer == "dense" else layer
     metrics = json.loads(outputs[f"metrics/ch08/{layer}.json"])
+    counts = {"public": 2, "random": 2} if layer == "best" else {"public": 3, "random": 4}
+    assert (metrics["runs"], metrics["splits"]) == (counts["public"], counts["random"])
+    if layer in ("mlp", "best"):
+        assert {weights[f"{group}.1.bias"].shape for group in counts} == {
+            (count, 4 if layer == "best" else 8) for count in counts.values()
+        }
     for group, key in (("public", "accuracy_mean"), ("random", "accuracy_random_split_mean")):
         own = {n.removeprefix(f"{group}."): value for n, value in weights.items() if n.startswith(f"{group}.")}
         built = build_graph(graph)
@@ -61,10 +71,11 @@ def test_evaluation_reproduces_what_the_model_file_gives(chapter, layer):
         else:
             logits = forward(name, built, own)
         predicted = logits.argmax(dim=-1).numpy()  # (nodes, runs)
-        tests = graph["test"] if group == "random" else np.stack([graph["public_test"]] * 2)
-        right = [(predicted[nodes, run] == graph["labels"][nodes]).mean() for run, nodes in enumerate(tests)]
+        tests = graph["test"] if group == "random" else np.stack([graph["public_test"]] * 3)
+        right = [
+            (predicted[nodes, run] == graph["labels"][nodes]).mean() for run, nodes in enumerate(tests[: counts[group]])
+        ]
         assert metrics[key] == pytest.approx(np.mean(right), abs=1e-6)
-    assert (metrics["runs"], metrics["splits"]) == (2, 2)
 
 
 @pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
@@ -93,6 +104,29 @@ def test_mlflow_has_a_run_for_each_layer(chapter):
         rows = outputs[f"metrics/history/ch08/{layer}.csv"].decode().splitlines()[1:]
         assert [int(row.split(",")[0]) for row in rows] == looks
     assert len(figures_of(by_layer["gcn"])) == len(PLOTS)
+
+
+@pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
+def test_mlflow_keeps_models_that_predict(chapter):
+    workspace, _, outputs = chapter
+    graph = arrays(outputs, "data/prepared/ch08/graph.npz")
+    results = arrays(outputs, "data/evaluated/ch08/results.npz")
+    papers = graph["papers"].tolist()
+    for run in recorded_runs(workspace, "ch08"):
+        model = load_recorded_model(run)
+        if "layer" in run.data.params:
+            layer = run.data.params["layer"].split("_")[0]
+            expected = results[f"{layer}_predictions"].argmax(axis=1)  # of the first run
+            assert model.predict(papers) == [SUBJECTS[label] for label in expected]
+            required = Path(mlflow.pyfunc.get_model_dependencies(f"runs:/{run.info.run_id}/model")).read_text()
+            assert missing_from(required, ROOT / "stages/ch08_graphs/served.py") == []
+            with pytest.raises(ValueError, match=f"the graph has no paper {max(papers) + 1}"):
+                model.predict([papers[0], max(papers) + 1])
+        else:
+            found = model.predict(np.array([[0, 1], [1, 0], [2, 2]]))
+            assert found[0] == found[1] and found[2] >= 0.5  # symmetric; a square is never negative
+    files = [path for path in (workspace.path / "mlartifacts/ch08").rglob("*") if path.is_file()]
+    assert [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pth")] == []
 
 
 def test_tasks_have_their_numbers(chapter):
@@ -181,7 +215,8 @@ def test_figures_show_each_layers_own(chapter):
     (axes,) = drawn["accuracy.png"].axes
     for container, group in zip(axes.containers, ("public", "random"), strict=True):
         means = [results[f"{layer}_{group}_accuracy"].mean() for layer in LABELS]
-        assert container.get_label().startswith(group)
+        counts = {"public": "public split, 3 seeds", "random": "4 random splits"}
+        assert container.get_label() == f"{counts[group]} (APPNP + agreement: 2): mean ± s.d."
         np.testing.assert_allclose(np.asarray(container.lines[0].get_ydata(), dtype=float), means)
     prepared = arrays(outputs, "data/prepared/ch08/graph.npz")
     tested = prepared["public_test"]

@@ -1,11 +1,23 @@
 """Chapter 8's other tasks: edges held out, motifs by hand, networks that solve a task that is easy."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
+from stages.ch08_graphs import tasks
+from stages.ch08_graphs.links import LinkPredictor
 from stages.ch08_graphs.motifs import attachment_edges, motif_graph, motif_graphs
-from stages.ch08_graphs.tasks import GraphClassifier, classify_graphs, cluster_agreement, predict_links, split_edges
+from stages.ch08_graphs.tasks import (
+    GraphClassifier,
+    classify_graphs,
+    cluster_agreement,
+    predict_links,
+    split_edges,
+)
+
+SIZES = {"hidden_size": 32, "channels": 16, "learning_rate": 0.01}
 
 
 def triangles(edges: np.ndarray, nodes: int) -> int:
@@ -54,9 +66,23 @@ def test_links_within_groups_are_predicted():
         [(a, b) for a in range(60) for b in range(a + 1, 60) if group[a] == group[b] and generator.random() < 0.4]
     )
     words = np.eye(3)[group] + 0.1 * generator.standard_normal((60, 3))
-    auc, losses, _ = predict_links(torch.from_numpy(words).float(), edges.T, 0.2, 60, seed=0)
+    words = torch.from_numpy(words).float()
+    auc, losses, network, places = predict_links(words, edges.T, 0.2, 60, seed=0, **SIZES)
     # A pair within a group that happens to have no edge can't be told from one held out: a quarter of the pairs.
     assert auc > 0.8 and losses[-1] < losses[0]
+    pairs = torch.from_numpy(edges[:9])
+    torch.testing.assert_close(LinkPredictor(places)(pairs), network.decode(places, pairs.T))
+
+
+def test_links_held_out_leave_no_trace_in_the_training(monkeypatch):
+    edges = np.array([(a, b) for a in range(12) for b in range(a + 1, 12) if (a + b) % 3]).T
+    learned, held, apart = split_edges(edges, 12, 0.25, np.random.default_rng(0))
+    found = []
+    for hidden in (held, apart):
+        monkeypatch.setattr(tasks, "split_edges", lambda *_, hidden=hidden: (learned, hidden, apart))
+        known = np.concatenate([learned, hidden], axis=1)
+        found.append(predict_links(torch.eye(12), known, 0.25, 5, seed=0, **SIZES))
+    assert found[0][1] == found[1][1] and torch.equal(found[0][3], found[1][3])
 
 
 def test_clusters_are_found_where_there_are_some():
@@ -68,9 +94,10 @@ def test_clusters_are_found_where_there_are_some():
 
 @pytest.mark.parametrize("pooling", ["sum", "attention"])
 def test_motifs_are_told_apart_and_the_seed_is_followed(pooling):
-    accuracy, losses, weights = classify_graphs(200, 6, pooling, 100, seed=0)
+    options = {"epochs": 100, "seed": 0, "hidden_size": 32, "learning_rate": 0.01}
+    accuracy, losses, weights = classify_graphs(200, 6, pooling, **options)
     assert accuracy > 0.8
-    again = classify_graphs(200, 6, pooling, 100, seed=0)
+    again = classify_graphs(200, 6, pooling, **options)
     assert again[:2] == (accuracy, losses)
     assert all(torch.equal(value, again[2][name]) for name, value in weights.items())
 
@@ -86,3 +113,15 @@ def test_the_order_of_the_nodes_plays_no_part(pooling):
     place = torch.empty(22, dtype=torch.long)
     place[order[permuted]] = torch.arange(22)
     assert torch.allclose(model(torch.ones(22, 1), place[edges], graph_of[order][permuted]), results, atol=1e-5)
+
+
+def test_accuracy_is_that_on_graphs_not_trained_on(monkeypatch):
+    calls = itertools.count()
+
+    def flipped_at_the_second_call(*options):
+        edges, graph_of, motifs = motif_graphs(*options)
+        return edges, graph_of, 1 - motifs if next(calls) else motifs
+
+    monkeypatch.setattr(tasks, "motif_graphs", flipped_at_the_second_call)
+    options = {"epochs": 100, "seed": 0, "hidden_size": 32, "learning_rate": 0.01}
+    assert classify_graphs(200, 6, "sum", **options)[0] < 0.2

@@ -101,6 +101,15 @@ def test_no_near_repeat_is_on_both_sides_of_a_split():
     assert abs(len({sameness(pair[0]) for pair in split["test"]}) - total / 10) < total / 20
 
 
+def test_shares_of_a_split_are_those_asked_for():
+    words = [f"{chr(97 + number % 26)}{chr(97 + number // 26)}" for number in range(400)]
+    pairs = [(word, f"слово {word}") for word in words]
+    split = split_pairs(pairs, val_share=0.05, test_share=0.2, seed=0)
+    assert {part: len(own) for part, own in split.items()} == pytest.approx(
+        {"train": 300, "val": 20, "test": 80}, abs=3
+    )
+
+
 def test_split_follows_the_seed_and_not_the_number_of_calls():
     pairs = unique_pairs(made_up_pairs())
     assert split_pairs(pairs, 0.1, 0.1, 3) == split_pairs(pairs, 0.1, 0.1, 3)

@@ -3,6 +3,7 @@
 Killed while it trains, it goes on to the same bytes; in two processes, it learns as in one.
 """
 
+import copy
 import json
 import math
 import os
@@ -10,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,20 +20,24 @@ import numpy as np
 import pytest
 import sacrebleu
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from torch.nn import functional as F
 
 from stages.ch09_translation import train
 from stages.ch09_translation.corpus import sameness
+from stages.ch09_translation.dataset import batch_numbers, make_batch
 from stages.ch09_translation.evaluate import scores, token_accuracy
+from stages.ch09_translation.model import Transformer
 from stages.ch09_translation.neighbours import Memory
+from stages.ch09_translation.tokens import FIRST, LAST, PAD
 from stages.ch09_translation.train import Trainer, mixed_precision
 from stages.ch09_translation.translator import load_translator
 from stages.common.checkpoint import Checkpoint
 from stages.common.files import read_history
-from tests.conftest import ROOT, by_epoch, changed, curves
-from tests.test_pipeline import imports_at_once, packages
+from stages.common.optimizers import rate_share
+from tests.conftest import ROOT, by_epoch, changed, clip_to_nothing, curves
+from tests.test_pipeline import imported_packages, missing_from
 
 SMALL = {
     "ch09.tuned.vocabulary": 320,
@@ -113,6 +117,10 @@ def test_metrics_reproduce_what_the_model_file_gives(chapter):
         sacrebleu.corpus_bleu(found, [references], smooth_method="none").score, abs=0.01
     )
     assert metrics["chrf"] == pytest.approx(sacrebleu.corpus_chrf(found, [references]).score, abs=0.01)
+    draws = np.random.default_rng(1).integers(len(texts), size=(200, len(texts)))
+    drawn = [sacrebleu.corpus_chrf([found[n] for n in own], [[references[n] for n in own]]).score for own in draws]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert metrics["chrf_interval"] == pytest.approx((high - low) / 2, rel=0.25)
     memory = [text["memory"] for text in texts]
     assert metrics["memory_bleu"] == pytest.approx(
         sacrebleu.corpus_bleu(memory, [references], smooth_method="none").score, abs=0.01
@@ -123,16 +131,19 @@ def test_metrics_reproduce_what_the_model_file_gives(chapter):
     assert metrics["token_accuracy"] == pytest.approx(share, abs=1e-4)
 
 
-def installed_with(requirements: str) -> set[str]:
-    """Return the distributions that an environment with these requirements has: those, and what they require."""
-    found, waiting = set(), [Requirement(line) for line in requirements.splitlines() if line.strip()]
-    while waiting:
-        name = canonicalize_name(waiting.pop().name)
-        if name not in found:
-            found.add(name)
-            needed = map(Requirement, requires(name) or [])
-            waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return found
+@pytest.mark.parametrize("chapter", ["book"], indirect=True)  # of one epoch, whose weights are those kept
+def test_validation_loss_is_that_of_the_model_file_on_the_validation_texts(chapter):
+    workspace, _, outputs = chapter
+    val = datasets.load_from_disk(str(workspace.path / CORPUS))["val"]
+    model = load_translator(workspace.path / MODEL, workspace.path / TOKENIZERS, torch.device("cpu")).model
+    total = count = 0
+    with torch.no_grad():
+        for src, tgt in zip(val["src"][:], val["tgt"][:], strict=True):
+            logits = model(torch.tensor([[*src, LAST]]), torch.tensor([[FIRST, *tgt]]))[0]
+            total += F.cross_entropy(logits, torch.tensor([*tgt, LAST]), reduction="sum").item()
+            count += len(tgt) + 1
+    (loss,) = read_history(HISTORY)["validation_loss"]
+    assert loss == pytest.approx(total / count, rel=1e-4)
 
 
 @pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
@@ -150,13 +161,10 @@ def test_mlflow_keeps_a_model_that_translates(chapter):
         assert model.predict(texts, params={"beams": beams}) == translator.translate(texts, beams)
     with pytest.raises(mlflow.exceptions.MlflowException, match="Expected type str"):
         model.predict([1, 2])
-    required = installed_with(Path(mlflow.pyfunc.get_model_dependencies(f"runs:/{run.info.run_id}/model")).read_text())
-    # What it imports comes with what it asks for, in an environment that has nothing else.
-    served = packages(ROOT / "stages/ch09_translation/served.py", imports_at_once)
-    imported = served - sys.stdlib_module_names - {"stages"}
-    assert {"torch", "mlflow", "tokenizers"} <= imported
-    distributions = {name: set(map(canonicalize_name, packages_distributions()[name])) for name in imported}
-    assert [name for name, names in distributions.items() if not names & required] == []
+    required = Path(mlflow.pyfunc.get_model_dependencies(f"runs:/{run.info.run_id}/model")).read_text()
+    served = ROOT / "stages/ch09_translation/served.py"
+    assert {"torch", "mlflow", "tokenizers"} <= imported_packages(served)
+    assert missing_from(required, served) == []
     files = [path for path in (workspace.path / "mlartifacts/ch09").rglob("*") if path.is_file()]
     assert [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pth")] == []
 
@@ -307,13 +315,32 @@ def test_error_rates_are_edits_over_the_references_length():
 
 
 def small_trainer(averaged_epochs: int) -> Trainer:
-    from accelerate import Accelerator
-
-    from stages.ch09_translation.model import Transformer
-
     AcceleratorState._reset_state(True)
     model = Transformer(9, 9, d_model=8, layers=1, heads=2, d_ff=8, longest=9)
     return Trainer(model, Accelerator(cpu=True), 0.01, 0.98, "linear", 0.0, 0.1, 1.0, averaged_epochs)
+
+
+def test_epochs_are_their_plain_program():
+    AcceleratorState._reset_state(True)
+    torch.manual_seed(0)
+    model = Transformer(9, 9, d_model=8, layers=1, heads=2, d_ff=8, dropout=0.0, longest=9)
+    plain, texts = copy.deepcopy(model), [[4], [5, 6], [7, 8, 4]]
+    trainer = Trainer(model, Accelerator(cpu=True), 0.01, 0.9, "linear", 0.25, 0.1, 0.0, 0)
+    for _ in range(2):
+        trainer.train_epoch(texts, texts, epochs=2, batch_tokens=0, batch_pairs=2, seed=3)
+    optimizer, step = torch.optim.Adam(plain.parameters(), 0.01, betas=(0.9, 0.9), eps=1e-9), 0
+    for epoch in range(2):
+        for numbers in batch_numbers(texts, texts, 0, np.random.default_rng([3, epoch]), 2):
+            step += 1
+            optimizer.param_groups[0]["lr"] = 0.01 * rate_share(step / 4, "linear", 0.25)
+            batch = make_batch(*[[texts[number] for number in numbers]] * 2)
+            logits = plain(batch.src, batch.tgt).flatten(0, 1)
+            loss = F.cross_entropy(logits, batch.labels.flatten(), ignore_index=PAD, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
 def validated(averaged_epochs: int, biases: list[float], losses: list[float], epochs: int | None = None) -> Trainer:
@@ -384,14 +411,14 @@ def test_trainer_keeps_the_weights_of_the_lowest_validation_loss():
     assert trainer.best["bias"].tolist() == [1.0] * 9
 
 
-def test_clipping_bounds_the_gradient(monkeypatch):
+@pytest.mark.parametrize(("clip", "stays"), [(0.0, False), (0.5, True)])
+def test_gradients_are_clipped_before_the_step(monkeypatch, clip, stays):
+    trainer = small_trainer(averaged_epochs=0)
+    trainer.clip_norm, before = clip, copy.deepcopy(trainer.model.state_dict())
+    monkeypatch.setattr(trainer.accelerator, "clip_grad_norm_", clip_to_nothing)
     texts = [[4, 5, 6], [7, 8]]
-    for clip, expected in ((0.0, []), (0.5, [0.5])):
-        trainer = small_trainer(averaged_epochs=0)
-        trainer.clip_norm, seen = clip, []
-        monkeypatch.setattr(trainer.accelerator, "clip_grad_norm_", lambda _, norm, seen=seen: seen.append(norm))
-        trainer.train_epoch(texts, texts, epochs=1, batch_tokens=100, batch_pairs=0, seed=0)
-        assert seen == expected
+    trainer.train_epoch(texts, texts, epochs=1, batch_tokens=0, batch_pairs=1, seed=0)  # the last step has no rate
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items()) == stays
 
 
 @pytest.mark.parametrize("chapter", ["tuned"], indirect=True)
@@ -401,8 +428,8 @@ def test_figures_show_the_losses_and_scores(chapter):
     history = read_history(HISTORY)
     losses = curves(drawn["learning_curves.png"].axes[0])
     assert losses == {
-        "training, as optimised": by_epoch(history["train_loss"]),
-        "validation": by_epoch(history["validation_loss"]),
+        "training (label smoothing 0.1)": by_epoch(history["train_loss"]),
+        "validation (without)": by_epoch(history["validation_loss"]),
     }
     texts = json.loads(outputs["data/evaluated/ch09/translations.json"])["texts"]
     own = [text for text in texts if len(text["source"].split()) == 3]

@@ -1,7 +1,8 @@
-"""Tokenizers: what goes in comes out again, and only training texts are known."""
+"""Tokenizers: what goes in comes out again, what is unknown shows, and what is too long is left out of the training."""
 
 import pytest
 
+from stages.ch09_translation.tokenize import tokenized
 from stages.ch09_translation.tokens import FIRST, LAST, PAD, SPECIAL, UNKNOWN, decode, encode, fit_tokenizer
 
 SENTENCES = [
@@ -60,3 +61,16 @@ def test_the_vocabulary_is_no_larger_than_asked():
 def test_the_same_texts_give_the_same_file(fitted):
     kind, tokenizer = fitted
     assert fit_tokenizer(SENTENCES * 2, kind, 600, 2).to_str() == tokenizer.to_str()
+
+
+def test_pairs_that_are_too_long_are_kept_for_the_test_alone():
+    pairs = [("a", "а"), ("a a a", "а"), ("a", "а а а")]
+    tokenizers = tuple(fit_tokenizer([pair[side] for pair in pairs], "wordlevel", 300, 1) for side in (0, 1))
+    parts, counts = tokenized(dict.fromkeys(("train", "val", "test"), pairs), tokenizers, 3)
+    assert {part: columns["en"] for part, columns in parts.items()} == {
+        "train": ["a"],
+        "val": ["a"],
+        "test": ["a", "a a a", "a"],
+    }
+    assert [counts[f"{part}_pairs_too_long"] for part in parts] == [2, 2, 2]
+    assert [counts[f"{part}_pairs"] for part in parts] == [1, 1, 3]

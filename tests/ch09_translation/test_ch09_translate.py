@@ -279,3 +279,23 @@ def test_a_corpus_with_no_pairs_left_ends_in_one_line(open_workspace, capsys):
         assert tokenize.main() == 1
         assert capsys.readouterr().err == "error: the corpus has 0 pairs after cleaning: none are left for train\n"
         assert not Path("data/prepared").exists()
+
+
+def test_tokenizers_know_training_texts_alone(open_workspace):
+    import datasets
+
+    from stages.ch09_translation import tokenize
+    from stages.ch09_translation.translator import load_tokenizers
+
+    words = ["".join(chr(97 + int(digit)) for digit in f"{number:02}") for number in range(40)]
+    with open_workspace({"ch09.corpus": "opus_books", "ch09.recipe": "book"}):
+        Path("data/raw/ch09").mkdir(parents=True)
+        parquet(Path("data/raw/ch09/opus_books.parquet"), [(f"{word} {word}", f"да {word} {word}") for word in words])
+        assert tokenize.main() == 0
+        corpus = datasets.load_from_disk(str(tokenize.CORPUS))
+        for language, tokenizer in zip(("en", "ru"), load_tokenizers(tokenize.TOKENIZERS), strict=True):
+            known = tokenizer.get_vocab()
+            for part in ("train", "val", "test"):
+                assert len(corpus[part])
+                for text in corpus[part][language]:
+                    assert (f"▁{text.split()[-1]}" in known) == (part == "train"), (part, text)

@@ -148,3 +148,13 @@ def test_ctrl_c_ends_workers_in_their_jobs(working):
 def test_a_precision_that_is_named_is_taken():
     cpu = torch.device("cpu")
     assert takes_bfloat16("bfloat16", cpu) and not takes_bfloat16("float32", cpu)
+
+
+@pytest.mark.parametrize(
+    ("used", "has", "expected"), [("AVX2", True, False), ("AVX512", True, True), ("AVX512", False, False)]
+)
+def test_auto_goes_by_what_pytorch_may_use_not_by_what_the_processor_has(monkeypatch, used, has, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has})
+    assert takes_bfloat16("auto", torch.device("cpu")) == expected
+    assert not takes_bfloat16("auto", torch.device("mps"))

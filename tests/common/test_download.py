@@ -476,6 +476,32 @@ def test_error_names_mirror_and_every_source(server, folder, tmp_path, monkeypat
     ]
 
 
+def test_a_mirrors_password_is_not_shown(server, folder, monkeypatch, capsys):
+    server.answers["/a"] = [body(GOOD)]
+    server.answers["/m/ch99/table.csv"] = [status(503), status(404)]
+    monkeypatch.setenv("DATA_MIRROR", f"{server.url}/m".replace("http://", "http://Anna:secret@"))
+    fetch([data_file(UrlSource(f"{server.url}/a"))], folder, QUICK)
+    said = capsys.readouterr()
+    assert f"DATA_MIRROR {server.url}/m/ch99/table.csv" in said.err
+    assert "secret" not in said.err + said.out and "trying again" in said.err
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "~no such user/x",
+        "http://[::1/x",
+        *(f"http://Anna:{word}@/x" for word in ("secret", "sec#secret", "sec/secret")),
+    ],
+)
+def test_a_mirror_that_there_cannot_be_is_passed_over(server, folder, monkeypatch, capsys, mirror):
+    server.answers["/a"] = [body(GOOD)]
+    monkeypatch.setenv("DATA_MIRROR", mirror)
+    fetch([data_file(UrlSource(f"{server.url}/a"))], folder, QUICK)
+    assert listing(folder) == {"ch99/table.csv": GOOD}
+    assert "secret" not in "".join(capsys.readouterr())
+
+
 # ---- archives
 
 LEAVING = ["../evil.csv", "/tmp/evil.csv", "data/../../evil.csv", "C:/evil.csv", "C:evil.csv", "..\\evil.csv"]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stages.common import tracking
 from stages.common.figures import new_figure, record_figures, save_figure
@@ -37,13 +38,18 @@ def test_a_users_style_changes_nothing(tmp_path):
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch) -> list[tuple[str, dict]]:
-    """Two figures and a hidden file in the folder of a chapter 99; what goes to MLflow is in the list."""
+    """Two figures of a chapter 99, and one of a user's own beside them; what goes to MLflow is in the list."""
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate(("loss", "accuracy")):
         figure, axes = new_figure()
         axes.plot([0, number])
         save_figure(figure, PLOTS / f"{name}.png")
-    (PLOTS / "._loss.png").touch()
+    (PLOTS / "screenshot.png").touch()
+    entry = {
+        "cmd": "plot",
+        "plots": [{f"{PLOTS.as_posix()}/{name}.png": {"cache": False}} for name in ("loss", "accuracy")],
+    }
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"ch99_plot": entry}}), encoding="utf-8")
     calls = []
     monkeypatch.setattr(tracking, "record_results", lambda stage, **options: calls.append((stage, options)))
     return calls
@@ -58,12 +64,6 @@ def test_figures_go_to_every_run_and_their_hashes_are_written_by_name(recorded):
     ]
     written = read_json("data/recorded/ch99.json")
     assert list(written.items()) == [(path.name, file_hash(path, "sha256")) for path in both]
-
-
-def test_figures_may_be_named(recorded):
-    record_figures("ch99_plot", {"model_file": "a"}, figures=[PLOTS / "loss.png"])
-    assert recorded[0][1]["figures"] == [PLOTS / "loss.png"]
-    assert list(read_json("data/recorded/ch99.json")) == ["loss.png"]
 
 
 def test_nothing_is_written_of_what_could_not_be_recorded(recorded, monkeypatch):

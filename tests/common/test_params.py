@@ -61,8 +61,12 @@ def test_the_real_parameters_are_accepted(workspace, capsys):
         {"ch04.tuned.epochs": 6, "ch04.book.epochs": 1},
         {"ch06.compared_noise_levels": [0]},
         {"ch06.tuned.length": 100, "ch06.tuned.window": 50, "ch06.tuned.steps_ahead": 49, "ch06.tuned.loss_steps": 50},
+        {"ch06.tuned.length": 1_000_000, "ch06.tuned.window": 200},
+        {"ch09.launcher": "accelerate launch --config_file ~/a.yaml -m"},
+        {"ch09.launcher": "torchrun --standalone --local-addr=127.0.0.1 --nproc_per_node 2 -m"},
         {"ch07.tuned.batch_size": 13_750, "ch07.tuned.epochs": 2},  # eight steps
-        {"ch07.tuned.batch_size": 55_000, "ch07.tuned.epochs": 1, "ch07.tuned.average_decay": 0.0},
+        {"ch07.tuned.batch_size": 55_000, "ch07.tuned.epochs": 1, "ch07.tuned.average_decay": 0.0}
+        | {"ch07.tuned.warmup": 0.0},
         {"ch08.tuned.held_out_links": 0.001, "ch08.tuned.dropout": 0.99},
         {"ch07.tuned.validation_images": 59_900, "ch07.tuned.batch_size": 100},  # one batch is left
         {"ch07.tuned.dropout": 0, "ch07.tuned.translation": 1},
@@ -147,6 +151,8 @@ def test_accepted(changes):
         ),
         ("ch04.tuned.features", "sqrt", "ch04.tuned.features = 'sqrt': input should be 'log' or 'raw'"),
         ("ch04.tuned.hidden_sizes", 64, "ch04.tuned.hidden_sizes = 64: input should be a valid list"),
+        ("ch04.runs", 1001, "ch04.runs = 1001: input should be less than or equal to 1000"),
+        ("ch04.cv_repeats", 201, "ch04: cv_splits 5 · cv_repeats 201 must be at most 1000"),
         ("ch04.tuned.hidden_sizes", [64, "8"], "ch04.tuned.hidden_sizes[1] = '8': input should be a valid integer"),
         (
             "ch04.tuned.process_groups",
@@ -220,6 +226,22 @@ def test_refused(name, value, message):
             | {"loss_steps": 1},
             "batch_size 10 leaves one step, and the schedule one_cycle needs two",
         ),
+        (
+            "ch06",
+            {"schedule": "one_cycle", "windows": "book", "length": 100, "window": 1, "steps_ahead": 98, "epochs": 1}
+            | {"batch_size": 5, "loss_steps": 1},
+            "batch_size 5 leaves one step, and the schedule one_cycle needs two",
+        ),
+        (
+            "ch06",
+            {"length": 1_000_000, "window": 1000, "loss_steps": 1},
+            "length 1000000 · window 1000 must be at most 200,000,000",
+        ),
+        (
+            "ch07",
+            {"warmup": 0.1, "validation_images": 59_000, "batch_size": 1000, "epochs": 1, "average_decay": 0.0},
+            "warmup 0.1 leaves the only step without a rate: raise epochs, or lower batch_size",
+        ),
         ("ch05", {"schedule": "one_cycle", "steps": 1}, "steps 1 must be at least 2 with the schedule one_cycle"),
         (
             "ch05",
@@ -236,6 +258,11 @@ def test_refused(name, value, message):
             {"validation_images": 0, "batch_size": 20_000, "epochs": 1, "average_decay": 0.9},
             "average_decay 0.9 needs 5 steps of training, not 3: raise epochs, or lower batch_size",
         ),
+        ("ch08", {"best_epochs": 7}, "best_epochs 7 must be a multiple of validate_every 5"),
+        ("ch09", {"d_model": 10, "heads": 4}, "d_model 10 must be a multiple of heads 4"),
+        ("ch09", {"batch_pairs": 8, "batch_tokens": 9}, "batch_pairs 8 and batch_tokens 9: one of them must be 0"),
+        ("ch09", {"batch_pairs": 0, "batch_tokens": 0}, "batch_pairs 0 and batch_tokens 0: one of them must be 0"),
+        ("ch09", {"epochs": 4, "averaged_epochs": 5}, "averaged_epochs 5 must be at most epochs 4"),
     ],
 )
 def test_refused_relations(chapter, recipe, values, message):

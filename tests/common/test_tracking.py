@@ -39,7 +39,7 @@ SMALL = {
 }
 WINDOWS = "data/prepared/ch06/windows.npz"
 FIGURES = ["figures/forecast.png", "figures/loss.png", "figures/noise_levels.png", "figures/series.png"]
-METRICS = {"r2", "rmse", "r2_ceiling", "r2_gap", "persistence_r2", "r2_book_windows"}
+METRICS = {"r2", "rmse", "r2_ceiling", "r2_gap", "persistence_r2", "r2_book_windows", "r2_book_windows_ceiling"}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -545,6 +545,22 @@ def test_a_relative_path_is_taken_from_the_workspaces_root(uri, expected):
     assert recorder._in_folder(uri, Path("/main")) == expected
 
 
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("sqlite:////main/mlflow.db", True),
+        ("postgresql://server/runs", True),
+        ("mysql+pymysql://server/runs", True),
+        ("http://server:5000", False),
+        ("databricks", False),
+        ("/main/mlruns", False),
+    ],
+)
+def test_artifacts_of_a_database_are_in_the_main_workspace(uri, named, tmp_path):
+    expected = (tmp_path / "mlartifacts/ch06").as_uri() if named else None
+    assert recorder._location_of(uri, tmp_path, "ch06") == expected
+
+
 CHANGED = """
 import sqlite3, sys, time
 from pathlib import Path
@@ -578,6 +594,32 @@ def test_a_stage_whose_own_parameters_changed_meanwhile_records_nothing(open_wor
         (line,) = result.stderr.splitlines()
         assert line == "params.yaml: ch06.tuned.epochs was 3 when ch06_train began and is 4 now: run it again"
         assert runs_by_name(mlflow.MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")) == {}
+
+
+def test_results_go_to_the_training_with_the_present_parameters(open_workspace, monkeypatch):
+    with open_workspace(SMALL) as workspace:
+        Path("model").write_bytes(b"the same with both seeds")
+        trained = {}
+        for seed in (0, 1):
+            workspace.set_parameters({**SMALL, "seed": seed})
+            trained[seed] = tracking.record_training("ch06_train", "rnn", Path("model"), {}, {}, time.time() + seed)
+        for seed in (0, 1):
+            workspace.set_parameters({**SMALL, "seed": seed})
+            assert tracking.record_results("ch06_evaluate", Path("model"), {"r2": 0.5}) == trained[seed]
+        # An evaluation without a training of its own has the parameters of the one that fits, not of the newest.
+        workspace.set_parameters({**SMALL, "seed": 0})
+        monkeypatch.setenv("DVC_EXP_NAME", "other")
+        own = tracking.record_results("ch06_evaluate", Path("model"), {"r2": 0.5})
+        assert own not in trained.values()
+        client = mlflow.MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")
+        assert client.get_run(own).data.params["seed"] == "0"
+
+
+def test_results_of_a_stage_that_changed_meanwhile_are_refused(workspace, monkeypatch):
+    Path("model").write_bytes(b"weights")
+    monkeypatch.setattr("stages.common.dependencies.own_at_start", {"ch06_evaluate": {"ch06.recipe": "book"}})
+    with pytest.raises(SystemExit, match="ch06.recipe was book when ch06_evaluate began and is tuned now"):
+        tracking.record_results("ch06_evaluate", Path("model"))
 
 
 def test_on_a_server_of_many_everybody_has_runs_of_their_own(chapter, monkeypatch, tmp_path):
