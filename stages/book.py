@@ -2,8 +2,8 @@
 
 The experiment runs in a temporary copy of the repository, so that the workspace keeps its own results. Out: the book's
 numbers beside the default ones, in metrics/book/chNN.json (by variant where a chapter has several), the times that a
-chapter takes in metrics/book/timings/chNN.json, and metrics/book/lock.yaml, the experiment's dvc.lock, which tells what
-code and parameters they belong to; of a chapter that only `--all` runs, the last such experiment's.
+chapter measures in metrics/book/timings/chNN.json, and metrics/book/lock.yaml, the experiment's dvc.lock, which tells
+what code and parameters they belong to; of a chapter that only `--all` runs, the last such experiment's.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Collect every chapter's metrics and figures on one page: `python -m stages.report [--output report.html]`.
 
-In: metrics/ as it lies there now, with the book's numbers in metrics/book/, and the recipes of dvc.lock. Out: one HTML
-file with the figures inside, to read or to pass on. It is no stage of dvc.yaml, because the book's numbers come
+In: metrics/ as it lies there now, with the book's numbers in metrics/book/, and the parameters of dvc.lock. Out: one
+HTML file with the figures inside, to read or to pass on. It is no stage of dvc.yaml, because the book's numbers come
 from an experiment of their own, and because an experiment with one chapter would have to run it, too.
 """
 
@@ -10,17 +10,19 @@ import base64
 import html
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
 import pandas as pd
+import yaml
 
 from stages.common.files import placed, read_json
-from stages.common.params import PARAMS_FILE, ParametersError, read_yaml, report
+from stages.common.params import PARAMS_FILE, ParametersError, Yaml12Loader, read_yaml, report
 
 LOCK = Path("dvc.lock")
 METRICS = Path("metrics")
+BOOK_LOCK = METRICS / "book/lock.yaml"
 WIDEST = 8  # columns of a table
 TITLES = {
     "ch01": "Tensors",
@@ -64,7 +66,7 @@ $chapters
 """)
 CHAPTER = Template("""<section id="$name">
 <h2>Chapter $number. $title</h2>
-<p>Recipe: <code>$recipe</code>.</p>
+<p>Recipe: <code>$recipe</code>.$changes</p>
 $tables
 $figures
 </section>""")
@@ -148,15 +150,50 @@ def origin() -> str:
     return f"From commit {described.stdout.strip()}." if described.returncode == 0 else ""
 
 
-def recipes() -> dict[str, str]:
-    """Return chapter to the recipe that dvc.lock says its stages ran with: "book, tuned" if not all with the same."""
-    stages = read_yaml(LOCK)["stages"].values() if LOCK.exists() else []
-    found: dict[str, set[str]] = {}
-    for stage in stages:
-        for name, value in stage.get("params", {}).get(PARAMS_FILE, {}).items():
-            if name.endswith(".recipe"):
-                found.setdefault(name.removesuffix(".recipe"), set()).add(value)
-    return {chapter: ", ".join(sorted(values)) for chapter, values in found.items()}
+def parameters_of(lock: Mapping) -> dict[str, dict[str, list]]:
+    """Return chapter to the names of the parameters that its stages ran with, by a lock file, to their values.
+
+    A name has more than one value where its stages ran with different ones.
+    """
+    found: dict[str, dict[str, list]] = {}
+    for stage, entry in lock.get("stages", {}).items():
+        own = found.setdefault(stage.partition("_")[0], {})
+        for name, value in entry.get("params", {}).get(PARAMS_FILE, {}).items():
+            if value not in own.setdefault(name, []):
+                own[name].append(value)
+    return found
+
+
+def committed_lock() -> dict:
+    """Return dvc.lock as git has it; nothing, where git has none."""
+    try:
+        done = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True, encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    return yaml.load(done.stdout, Yaml12Loader) if done.returncode == 0 else {}
+
+
+def listed(values: Sequence) -> str:
+    return ", ".join(sorted(map(str, values)))
+
+
+def changes(here: Mapping[str, list], committed: Mapping[str, list], book: Mapping[str, list]) -> str:
+    """Return sentences that tell which of a chapter's parameters are others than in the commit.
+
+    And which of them the book's column has with another value; those of another recipe it doesn't have at all.
+    """
+    other = [
+        f"{name} {listed(values)} ({listed(committed[name])})"
+        for name, values in here.items()
+        if name in committed and listed(committed[name]) != listed(values) and not name.endswith(".recipe")
+    ]
+    of_book = [
+        f"{name} {listed(book[name])}"
+        for name, values in here.items()
+        if name in book and listed(book[name]) != listed(values) and not name.endswith((".recipe", ".num_threads"))
+    ]
+    text = f" Changed since the commit: {'; '.join(other)}." if other else ""
+    return text + (f" The book's numbers are of {'; '.join(of_book)}." if of_book else "")
 
 
 def page() -> str:
@@ -165,7 +202,9 @@ def page() -> str:
     Raises:
         SystemExit: a chapter has no numbers.
     """
-    own_recipes = recipes()
+    own = parameters_of(read_yaml(LOCK) if LOCK.exists() else {})
+    committed = parameters_of(committed_lock())
+    of_book = parameters_of(read_yaml(BOOK_LOCK) if BOOK_LOCK.exists() else {})
     chapters = []
     for name, title in TITLES.items():
         own_tables = [table.to_html(border=0) for table in tables(read_metrics(name))]
@@ -178,7 +217,8 @@ def page() -> str:
                 name=name,
                 number=int(name.removeprefix("ch")),
                 title=title,
-                recipe=html.escape(own_recipes.get(name, "–")),
+                recipe=html.escape(listed(own.get(name, {}).get(f"{name}.recipe", ["–"]))),
+                changes=html.escape(changes(*(found.get(name, {}) for found in (own, committed, of_book)))),
                 tables="\n".join(f'<div class="table">{table}</div>' for table in own_tables),
                 figures="\n".join(own_figures),
             )

@@ -465,14 +465,31 @@ def test_missing_data_is_no_problem_and_all_else_is():
     ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_plots_are_of_columns_that_there_are(name):
-    stage, item = NAMES[name]
-    for path, options in declared_outputs(stage).items():
-        if path.startswith("metrics/") and path.endswith(".csv"):
-            table = (ROOT / resolve(path, {**PARAMS, "item": item})).read_text(encoding="utf-8")
-            first, *others = table.splitlines()[0].split(",")
-            assert options["x"] == first and options["y"] in others
+def drawn_columns() -> list[tuple[str, str, list[str]]]:
+    """Return of every table that `dvc plots show` draws its path, the column along the axis, and those drawn."""
+    found = []
+    for stage, item in NAMES.values():
+        for path, options in declared_outputs(stage).items():
+            if path.endswith(".csv") and "y" in options:
+                found.append((resolve(path, {**PARAMS, "item": item}), options["x"], [options["y"]]))
+    for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]:
+        ((name, options),) = entry.items()
+        drawn = options["y"] if isinstance(options["y"], dict) else {name: options["y"]}
+        for path, columns in drawn.items():
+            found.append((path, options["x"], [columns] if isinstance(columns, str) else columns))
+    return found
+
+
+def test_plots_are_of_every_history_and_of_columns_that_there_are():
+    drawn = drawn_columns()
+    outputs = [
+        resolve(path, {**PARAMS, "item": item}) for stage, item in NAMES.values() for path in declared_outputs(stage)
+    ]
+    histories = [path for path in outputs if path.startswith("metrics/history/")]
+    assert len(histories) > 10 and sorted(path for path, _, _ in drawn) == sorted(histories)
+    for path, x, columns in drawn:
+        first, *others = (ROOT / path).read_text(encoding="utf-8").splitlines()[0].split(",")
+        assert x == first and set(columns) <= set(others), path
 
 
 def declared_outputs(stage: str) -> dict[str, dict]:

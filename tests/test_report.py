@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,28 @@ def test_a_chapter_that_ran_with_two_recipes_says_so(folder):
     }
     (folder.path / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
     assert "<code>book, tuned</code>" in report.page()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_what_is_other_than_in_the_commit_and_in_the_books_column_is_told(folder):
+    def write_lock(name: str, noise: float, epochs: int) -> None:
+        recipe = "book" if "book" in name else "tuned"
+        params = {"noise_level": noise, "ch02.recipe": recipe, "ch02.runs": 2 * epochs, f"ch02.{recipe}.epochs": epochs}
+        stages = {"ch02_train": {"params": {"params.yaml": params}}}
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+
+    folder.write("ch02.json", {"loss": 1.0})
+    write_lock("metrics/book/lock.yaml", 0.1, 7)
+    write_lock("dvc.lock", 0.1, 7)
+    own = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q"], ["add", "dvc.lock"], ["commit", "-qm", "start"]):
+        subprocess.run(["git", *own, *command], check=True)
+    assert "Changed" not in report.page() and "The book's numbers are of" not in report.page()
+    write_lock("dvc.lock", 0.3, 9)
+    found = re.sub(r"<.*?>", "", report.page())
+    assert "Changed since the commit: ch02.runs 18 (14); ch02.tuned.epochs 9 (7); noise_level 0.3 (0.1)." in found
+    assert "The book&#x27;s numbers are of ch02.runs 14; noise_level 0.1." in found
 
 
 def test_what_the_book_has_no_number_for_is_a_dash(folder):

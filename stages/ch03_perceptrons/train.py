@@ -229,7 +229,7 @@ def main() -> None:
         "ch03_train",
         None,
         MODEL,
-        history=history,
+        history={f"{name}_loss": losses for name, losses in history.items()},
         datasets={"ch03_patterns": Path(PATTERNS)},
         started=started,
         model=model.eval(),  # of all the networks the one with a task of its own and test rows

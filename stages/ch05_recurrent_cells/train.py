@@ -179,6 +179,7 @@ def main() -> None:
         trainings += recall_trainings(cell, seed, **budget, **sizes, task=task, start=start)
         trainings += mode_trainings(cell, seed, **sizes, steps=mode_steps)
     results = run_trainings(trainings, num_threads, **options)
+    seconds = time.time() - started  # of all three cells, which are trained side by side
 
     longest = f"recall_{max(budget['lengths'])}_0"
     histories, networks = {}, {}
@@ -202,11 +203,11 @@ def main() -> None:
     for cell, history in histories.items():
         tracking.record_training(
             "ch05_train",
-            None,
+            cell,
             model_path(cell),
-            history=history,
+            history={f"{name}_loss": losses for name, losses in history.items()},
             datasets={},
-            started=started,  # of all three cells, which are trained side by side
+            started=time.time() - seconds,  # not `started`: the recording of the cells before this one is no training
             parameters={"cell": cell},
             model=BatchFirst(networks[cell]).eval(),
             example=example.transpose(0, 1).contiguous().numpy(),

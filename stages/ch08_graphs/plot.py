@@ -219,6 +219,15 @@ def plot_adjacency(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     save_figure(figure, path)
 
 
+def named_for_mlflow(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a layer as the other chapters name theirs in MLflow; its counts of runs are parameters."""
+    return {
+        f"validation_{name.removeprefix('val_')}" if name.startswith("val_") else f"test_{name}": value
+        for name, value in metrics.items()
+        if name not in ("runs", "splits")
+    }
+
+
 def main() -> None:
     recipe = declared_parameters("ch08_plot").ch08.active
     with np.load(GRAPH) as graph, np.load("data/evaluated/ch08/results.npz") as loaded:
@@ -240,7 +249,7 @@ def main() -> None:
     recorded = [
         {
             "model_file": Path(f"data/models/ch08/{layer}.safetensors"),
-            "metrics": read_json(f"metrics/ch08/{layer}.json"),
+            "metrics": named_for_mlflow(read_json(f"metrics/ch08/{layer}.json")),
             **({} if layer == "gcn" else {"figures": []}),  # most are of the GCN, or of all
         }
         for layer in TRAINED

@@ -224,11 +224,11 @@ def main() -> None:
         "ch08_train",
         layer,
         model_path(layer),
-        history=history,
+        history={name.replace("_val_", "_validation_"): values for name, values in history.items()},
         datasets={"ch08_cora": Path(GRAPH)},
         started=started,
         # The declared ones are those of all layers; `best` has some of its own in their places.
-        parameters={"layer": name, **runs, **shape, **losses, **training},
+        parameters={"layer": name, "runs": runs["public"], "splits": runs["random"], **shape, **losses, **training},
         every=recipe.validate_every,
         model=Path(__file__).with_name("served.py"),
         example=(papers, {}),

@@ -55,12 +55,13 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from stages.common.files import file_hash
-from stages.common.params import dependency_hashes, main_root
+from stages.common.params import dependency_hashes, main_root, stage_entry
 from stages.common.store import ARTIFACTS, OF_THE_STORE, STORE, follow_the_folder, opened_alone
 
 METRICS_PER_BATCH = 1000  # MLflow refuses larger batches
 MODEL_TAG = "model_sha256"
 STAGE_TAG = "dvc.stage"  # that trained the run's model
+VARIANT_TAG = "variant"  # which of several trainings of the chapter
 EXPERIMENT_TAG = "dvc.experiment"
 WORKSPACE_TAG = "dvc.workspace"  # an identifier of the checkout, of which several may record on one server
 SECONDS_FOR_AN_ANSWER = 5.0  # of a server, before a stage begins
@@ -124,16 +125,18 @@ def record_results(
     refuse_if_changed(stage)
     client, experiment_id = _open_experiment(stage)
     written = {key: str(value) for key, value in (parameters or {}).items()}
-    run_id = _run_of_results(client, experiment_id, file_hash(model_file, "sha256"), written)
+    run_id = _run_of_results(client, experiment_id, stage, file_hash(model_file, "sha256"), written)
     client.log_batch(run_id, params=[Param(key, value) for key, value in written.items()])
-    _log_history(client, run_id, {key: [value] for key, value in (metrics or {}).items()})
+    outputs = client.get_run(run_id).outputs
+    model = outputs.model_outputs[0].model_id if outputs and outputs.model_outputs else None
+    _log_history(client, run_id, {key: [value] for key, value in (metrics or {}).items()}, model=model)
     for figure in figures:
         client.log_artifact(run_id, str(figure), "figures")
     return run_id
 
 
 def _run_of_results(
-    client: mlflow.MlflowClient, experiment_id: str, model_hash: str, parameters: Mapping[str, str]
+    client: mlflow.MlflowClient, experiment_id: str, stage: str, model_hash: str, parameters: Mapping[str, str]
 ) -> str:
     """Return the id of the run that results of a model go to.
 
@@ -168,11 +171,11 @@ def _run_of_results(
     if fitting:
         return min(fitting, key=lambda run: (elsewhere(run), differing(run))).info.run_id
     trained = min(trainings, key=differing).data if trainings else None
-    variant = trained.tags[STAGE_TAG].partition("@")[2] if trained else ""
+    variant = trained.tags.get(VARIANT_TAG, "") if trained else ""
     run = client.create_run(
         experiment_id,
         run_name="-".join(filter(None, [name or "repro", variant])),
-        tags={MODEL_TAG: model_hash, EXPERIMENT_TAG: name, **_recorded_by()},
+        tags={MODEL_TAG: model_hash, VARIANT_TAG: variant, **_origin(stage)},
     )
     if trained:
         kept = {key: value for key, value in trained.params.items() if key not in parameters}
@@ -226,11 +229,16 @@ def _in_folder(uri: str, root: Path) -> str:
 
 
 def _log_history(
-    client: mlflow.MlflowClient, run_id: str, history: Mapping[str, Sequence[float]], every: int = 1
+    client: mlflow.MlflowClient,
+    run_id: str,
+    history: Mapping[str, Sequence[float]],
+    every: int = 1,
+    model: str | None = None,
 ) -> None:
+    """Write values of metrics, the first at step `every`; also as those of a model, by which MLflow compares models."""
     now = int(time.time() * 1000)
     metrics = [
-        Metric(name, float(value), now, every * number)
+        Metric(name, float(value), now, every * number, model_id=model)
         for name, values in history.items()
         for number, value in enumerate(values, start=1)
     ]
@@ -280,21 +288,29 @@ def _pinned(*packages: str) -> list[str]:
 
 
 def _provenance(stage: str, variant: str | None) -> dict[str, str]:
+    item = variant if "matrix" in stage_entry(stage) else None  # a stage without one may train several, too
     tags = {
-        STAGE_TAG: os.environ.get("DVC_STAGE", f"{stage}@{variant}" if variant else stage),
+        STAGE_TAG: os.environ.get("DVC_STAGE", f"{stage}@{item}" if item else stage),
+        VARIANT_TAG: variant or "",
+        "dvc.dependencies": json.dumps(dependency_hashes(stage, item)),
+    }
+    return {**tags, **_origin(stage)}
+
+
+def _origin(stage: str) -> dict[str, str]:
+    """Return tags that tell what made a run, of which code, and whose it is.
+
+    On a server of a class equal parameters give everybody equal models.
+    """
+    tags = {
+        "mlflow.source.name": stage,
+        WORKSPACE_TAG: _workspace(),
         EXPERIMENT_TAG: os.environ.get("DVC_EXP_NAME", ""),
-        **_recorded_by(),
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
-        "dvc.dependencies": json.dumps(dependency_hashes(stage, variant)),
         "git.dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
     }
-    revision = _git("rev-parse", "HEAD")
-    return {**tags, "mlflow.source.git.commit": revision} if revision else tags
-
-
-def _recorded_by() -> dict[str, str]:
-    """Return tags that tell whose run it is: on a server of a class, equal parameters give everybody equal models."""
-    tags = {WORKSPACE_TAG: _workspace()}
+    if revision := _git("rev-parse", "HEAD"):
+        tags["mlflow.source.git.commit"] = revision
     with contextlib.suppress(OSError, KeyError, ImportError):  # a number of a user without a name
         tags["mlflow.user"] = getpass.getuser()
     return tags

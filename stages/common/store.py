@@ -1,4 +1,4 @@
-"""MLflow's store before something is recorded or shown: `python -m stages.common.store` makes ready for the UI.
+"""MLflow's store before something is recorded or shown: `python -m stages.common.store` makes it ready for the UI.
 
 MLflow keeps absolute addresses of artifacts. In a checkout that was moved or copied it would go on to write to the old
 place, and show what lies there. And two programs that make the tables of a new store at the same time crash, or break

@@ -77,7 +77,7 @@ def test_mlflow_has_one_run_with_the_metrics_and_figures(chapter):
     (run,) = recorded_runs(workspace, "ch03")
     metrics = json.loads(outputs["metrics/ch03.json"])
     assert {name: run.data.metrics[name] for name in metrics} == pytest.approx(metrics)
-    assert len(history_of(run, "adam")) == 40
+    assert len(history_of(run, "adam_loss")) == 40
     assert len(figures_of(run)) == 5
     weights = load(outputs["data/models/ch03/networks.safetensors"])
     network = MultiLayer()

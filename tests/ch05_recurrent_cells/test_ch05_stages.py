@@ -76,18 +76,21 @@ def test_history_is_the_mean_of_its_lengths(chapter):
 def test_mlflow_has_a_run_for_each_cell(chapter):
     workspace, _, outputs = chapter
     runs = recorded_runs(workspace, "ch05")
-    assert sorted(run.data.params["cell"] for run in runs) == sorted(CELLS)
+    assert {run.info.run_name: run.data.params["cell"] for run in runs} == {f"repro-{cell}": cell for cell in CELLS}
+    seconds = []
     for run in runs:
         metrics = json.loads(outputs[f"metrics/ch05/{run.data.params['cell']}.json"])
         assert {name: run.data.metrics[name] for name in metrics} == pytest.approx(metrics)
-        assert len(history_of(run, "length_4")) == 30
+        assert len(history_of(run, "length_4_loss")) == 30
         assert len(figures_of(run)) == 3
+        seconds.append(run.data.metrics["train_seconds"])  # of all cells together
         inputs, _ = draw_recall(TEST_SEQUENCES, held_out_generator(0), 4, 8, 1.0)
         answers = load_recorded_model(run).predict(inputs.transpose(0, 1).contiguous().numpy())
         weights = load(outputs[f"data/models/ch05/{run.data.params['cell']}.safetensors"])
         network = recall_network(weights, run.data.params["cell"], 0)
         with torch.no_grad():
             np.testing.assert_allclose(answers, network(inputs).transpose(0, 1), rtol=1e-4, atol=1e-5)
+    assert seconds == pytest.approx([seconds[0]] * 3, abs=0.5)
 
 
 def test_second_run_gives_the_same_bytes(chapter):

@@ -91,15 +91,23 @@ def test_mlflow_has_a_run_for_each_layer(chapter):
     workspace, _, outputs = chapter
     runs = recorded_runs(workspace, "ch08")
     (tasks,) = [run for run in runs if "layer" not in run.data.params]
-    assert tasks.data.metrics["link_auc"] == json.loads(outputs["metrics/ch08/tasks.json"])["link_auc"]
+    own = json.loads(outputs["metrics/ch08/tasks.json"])
+    for name, key in (("test_link_auc", "link_auc"), ("cluster_nmi_words", "cluster_nmi_words")):
+        assert tasks.data.metrics[name] == own[key]
+    assert (tasks.data.params["task_epochs"], tasks.data.params["epochs"]) == ("10", "20")
     assert (tasks.data.params["task_learning_rate"], tasks.data.params["task_hidden_size"]) == ("0.01", "32")
     by_layer = {run.data.params["layer"].split("_")[0]: run for run in runs if run != tasks}
     assert sorted(by_layer) == sorted(TRAINED)
+    assert {run.info.run_name for run in runs} == {f"repro-{name}" for name in (*TRAINED, "tasks")}
     for layer, run in by_layer.items():
         metrics = json.loads(outputs[f"metrics/ch08/{layer}.json"])
-        assert {name: run.data.metrics[name] for name in metrics} == pytest.approx(metrics)
+        for group, count in (("runs", 3), ("splits", 4)):
+            assert int(run.data.params[group]) == metrics.pop(group) == (2 if layer == "best" else count)
+        validation = {"validation_accuracy_mean": metrics.pop("val_accuracy_mean")}
+        expected = {**validation, **{f"test_{name}": value for name, value in metrics.items()}}
+        assert {name: run.data.metrics[name] for name in expected} == pytest.approx(expected)
         looks = [5, 10] if layer == "best" else [5, 10, 15, 20]  # epochs
-        history = history_of(run, "public_val_accuracy")
+        history = history_of(run, "public_validation_accuracy")
         assert [metric.step for metric in history] == looks
         rows = outputs[f"metrics/history/ch08/{layer}.csv"].decode().splitlines()[1:]
         assert [int(row.split(",")[0]) for row in rows] == looks

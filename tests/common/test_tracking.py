@@ -127,6 +127,14 @@ def test_history_and_test_metrics(client, chapter, cell):
     assert {name: logged[f"test_{name}"] for name in METRICS} == metrics
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_models_can_be_compared_by_the_results(client, chapter, cell):
+    run = runs_by_name(client)[f"repro-{cell}"]
+    (model,) = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    found = {metric.key: metric.value for metric in model.metrics}
+    assert found == {f"test_{name}": run.data.metrics[f"test_{name}"] for name in METRICS}
+
+
 def test_another_experiments_run_has_its_own_results(client):
     runs = runs_by_name(client)
     # Var(target) is about 1/2, so that the ceilings differ by about 2·(0.2² − 0.1²).
@@ -138,7 +146,8 @@ def test_another_experiments_run_has_its_own_results(client):
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_tags_tell_where_the_run_came_from(client, chapter, cell):
     tags = runs_by_name(client)[f"repro-{cell}"].data.tags
-    assert tags["dvc.stage"] == f"ch06_train@{cell}"
+    assert (tags["dvc.stage"], tags["variant"]) == (f"ch06_train@{cell}", cell)
+    assert tags["mlflow.source.name"] == "ch06_train"
     assert tags["model_sha256"] == file_hash(chapter.path / f"data/models/ch06/{cell}.safetensors", "sha256")
     dependencies = json.loads(tags["dvc.dependencies"])
     assert dependencies[WINDOWS] == file_hash(chapter.path / WINDOWS, "md5")
@@ -238,6 +247,7 @@ def test_without_the_training_run_results_get_one_of_their_own(chapter, open_wor
         client = mlflow.MlflowClient(f"sqlite:///{other.path}/mlflow.db")
         (run,) = runs_by_name(client).values()
         assert (run.info.run_name, run.info.status) == ("repro", "FINISHED")
+        assert run.data.tags["mlflow.source.name"] == "ch06_evaluate" and "git.dirty" in run.data.tags
         assert run.data.tags["model_sha256"] == file_hash("data/models/ch06/lstm.safetensors", "sha256")
         metrics = read_json("metrics/ch06/lstm.json")
         assert run.data.metrics == {f"test_{name}": value for name, value in metrics.items()}
@@ -269,7 +279,7 @@ def test_another_evaluation_of_a_model_has_a_run_of_its_own(chapter, client, mon
         ]:
             run = client.get_run(run_id)
             assert (run.info.run_name, run.info.status) == (name, "FINISHED")
-            assert run.data.tags["dvc.experiment"] == experiment
+            assert (run.data.tags["dvc.experiment"], run.data.tags["variant"]) == (experiment, "rnn")
             assert run.data.tags["model_sha256"] == repro.data.tags["model_sha256"]
             assert run.data.metrics == {"test_r2": r2}
             assert run.data.params == {**repro.data.params, "window": window}
@@ -805,7 +815,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the writers")
 def test_four_first_writers_at_once_lose_nothing(open_workspace):
     with open_workspace(SMALL, store=False) as workspace:
-        # "writer0" stands for a variant of the matrix, whose only use here is the run's name.
+        # "writer0" stands for a variant of the matrix, whose only use here is the run's name and tag.
         Path("figure.png").write_bytes(PNG)
         environment = {**os.environ, "PYTHONPATH": str(workspace.path)}
         command = [sys.executable, "-c", WRITERS]
