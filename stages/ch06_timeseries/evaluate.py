@@ -48,7 +48,8 @@ def measure(
         r2_gap: r2_ceiling − r2.
         persistence_r2: of the forecast "as the last value seen", a floor.
         r2_book_windows: over the first windows only, which is the number that the book's program would draw.
-        r2_book_windows_ceiling: the same as r2_ceiling for these, whose targets may vary less.
+        r2_book_windows_ceiling: the same as r2_ceiling for these, whose targets may vary less. Of 20 windows it is
+            rough, since their noise may be less than σ by chance: forecasts may exceed it.
     """
     r2 = r2_score(targets, predictions)
     ceiling = ceiling_of(targets, noise_level)
