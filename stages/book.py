@@ -105,13 +105,12 @@ def main() -> int:
     if not in_git(Path.cwd()):
         print("error: DVC makes experiments in a git repository alone: clone the project with git", file=sys.stderr)
         return 1
-    copied = {  # DVC copies them, as ASCII
-        Path(git("rev-parse", "--show-toplevel").rstrip("\n"), ".git/config"): (
-            "your name can stand in git config --global user.name: take it out here, git config --unset user.name"
-        ),
-        Path(
-            ".dvc/config.local"
-        ): "what is named there can stand in DVC's settings for all projects: dvc config --global",
+    top = Path(git("rev-parse", "--show-toplevel").rstrip("\n"))
+    copied = {  # DVC copies them, as ASCII; each with what to do
+        top / ".git/config": "your name can stand in git config --global user.name: take it out here, "
+        "git config --unset user.name",
+        Path(".dvc/config.local"): "what is named there can stand in DVC's settings for all projects: "
+        "dvc config --global",
     }
     for own, way_out in copied.items():
         if own.is_file() and not own.read_bytes().isascii():

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -291,6 +292,18 @@ def clip_to_nothing(parameters: Iterable[torch.nn.Parameter], norm: float) -> No
     assert norm == 0.5
     for parameter in parameters:
         parameter.grad.zero_()
+
+
+@pytest.fixture
+def steps_of_cycles(monkeypatch) -> list[tuple[float, int]]:
+    """Return a list in which every step of a one-cycle schedule leaves the schedule's peak and its number of steps."""
+    taken = []
+    monkeypatch.setattr(
+        torch.optim.lr_scheduler,
+        "OneCycleLR",
+        lambda _, peak, total_steps: SimpleNamespace(step=lambda: taken.append((peak, total_steps))),
+    )
+    return taken
 
 
 def recorded_runs(workspace: Workspace, chapter: str) -> list["Run"]:

@@ -4,7 +4,6 @@ import math
 import pickle
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,15 +220,9 @@ def test_gradients_are_clipped_before_the_step(monkeypatch, clip, stays):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()) == stays
 
 
-def test_a_cycle_moves_on_with_every_step(monkeypatch):
-    taken = []
-    monkeypatch.setattr(
-        torch.optim.lr_scheduler,
-        "OneCycleLR",
-        lambda _, peak, total_steps: SimpleNamespace(step=lambda: taken.append((peak, total_steps))),
-    )
+def test_a_cycle_moves_on_with_every_step(steps_of_cycles):
     train(RecurrentNetwork("rnn", 2, 3, 2), lambda: draw_one_to_one(4, generator()), 3, 0.02, "one_cycle", 0.0)
-    assert taken == [(0.02, 3)] * 3
+    assert steps_of_cycles == [(0.02, 3)] * 3
 
 
 def all_trainings() -> list[Training]:
