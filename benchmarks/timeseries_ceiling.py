@@ -38,7 +38,7 @@ def main() -> None:
                 targets, predictions = forecast_at(
                     noise_level,
                     seed,
-                    series=chosen("length", "duration"),
+                    series=chosen("length", "duration", "test_times"),
                     windows=chosen("window", "steps_ahead", "loss_steps", "windows"),
                     shape={"cell": cell, **chosen("hidden_size", "num_layers")},
                     training=chosen("epochs", "batch_size", "learning_rate", "schedule", "gradient_clip"),

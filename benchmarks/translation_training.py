@@ -26,8 +26,9 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.shared import add_device_option, clock, matrix_rate
+from stages.ch09_translation import model as network
 from stages.ch09_translation.dataset import Batch, batch_numbers, make_batch
-from stages.ch09_translation.model import MultiHeadAttention, Transformer
+from stages.ch09_translation.model import MOST_REAL, MultiHeadAttention, Transformer
 from stages.ch09_translation.tokens import PAD
 from stages.ch09_translation.train import CORPUS, COUNTS, Trainer, mixed_precision
 from stages.common.devices import find_device, set_up_torch, takes_bfloat16
@@ -84,7 +85,8 @@ def set_plain_dropout(model: torch.nn.Module) -> None:
 
 
 def set_written_out(model: Transformer, written_out: bool) -> None:
-    """Have the attention computed as the chapter's program does, or by the fused function."""
+    """Have the attention computed as the chapter's program does, and the padding too; or as the pipeline's does."""
+    network.MOST_REAL = 0.0 if written_out else MOST_REAL
     for module in model.modules():
         if isinstance(module, MultiHeadAttention):
             module.keep_maps = written_out

@@ -694,6 +694,7 @@ RECIPES = {  # of the recipe `tuned`, which is the active one; the other recipe'
     "ch06": {
         "length": (1234, "generate evaluate@* noise"),
         "duration": (123.0, "generate noise"),
+        "test_times": ("same", "generate noise"),
         "window": (77, "preprocess evaluate@* noise"),
         "steps_ahead": (3, "preprocess noise"),
         "windows": ("book", "preprocess noise"),

@@ -1,4 +1,4 @@
-"""Draw the data that chapter 3's networks learn from; the book's programs have none.
+"""Generate the data that chapter 3's networks learn from; the book's programs have none.
 
 In: parameters only. Out: data/raw/ch03/patterns.npz, float32, with `<name>_inputs` (patterns, in) and `<name>_targets`
 (patterns, out) of

@@ -150,6 +150,9 @@ class HousingModel(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map features (R, N, F) to prices (R, N) in 1,000 dollars: the mean over the members, and the process.
 
+        Of a target on a log scale that is the price in the middle (the median) of those expected, a little below their
+        mean.
+
         A model of one run also maps (N, F) to (N,).
         """
         if features.dim() == 2:
@@ -159,8 +162,8 @@ class HousingModel(nn.Module):
         prices = self.prices(outputs).mean(dim=1)
         if self.process is None:
             return prices
-        expected = self.prices(self.process(inputs[:: self.members].mT).to(prices.dtype).unsqueeze(1)).squeeze(1)
-        return (1 - self.process_share) * prices + self.process_share * expected
+        median = self.prices(self.process(inputs[:: self.members].mT).to(prices.dtype).unsqueeze(1)).squeeze(1)
+        return (1 - self.process_share) * prices + self.process_share * median
 
     def prices(self, outputs: torch.Tensor) -> torch.Tensor:
         """Map scaled targets (R, M, N) to prices (R, M, N)."""

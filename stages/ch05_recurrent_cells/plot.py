@@ -19,14 +19,13 @@ from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
 PLOTS = Path("metrics/plots/ch05")
-CELLS = {"rnn": ("RNN", RED), "lstm": ("LSTM", BLUE), "gru": ("GRU", GREEN)}
-LINES = ("-", "--", "-.")
+CELLS = {"rnn": ("RNN", RED, "-"), "lstm": ("LSTM", BLUE, "--"), "gru": ("GRU", GREEN, "-.")}
 
 
 def plot_recall(metrics: dict[str, dict], lengths: list[int], symbols: int, path: Path) -> None:
     """The share of test sequences whose first symbol is recalled, by how many steps back it lies."""
     figure, axes = new_figure()
-    for (cell, (label, color)), marker, size in zip(CELLS.items(), "osD", (9, 6, 3), strict=True):
+    for (cell, (label, color, _)), marker, size in zip(CELLS.items(), "osD", (9, 6, 3), strict=True):
         shares = [metrics[cell][f"accuracy_{length}"] for length in lengths]
         axes.plot(lengths, shares, marker=marker, markersize=size, color=color, label=label)
     axes.axhline(1 / symbols, color=GREY, linestyle="--", label="by chance")
@@ -41,12 +40,14 @@ def plot_recall(metrics: dict[str, dict], lengths: list[int], symbols: int, path
 
 
 def plot_gradients(norms: dict[str, np.ndarray], path: Path) -> None:
-    """Fig. 49 measured: the gradient's norm by distance in steps, before and after training."""
+    """Fig. 49 measured: the gradient's norm by distance in steps, (runs, time), before and after training."""
     figure, panels = new_figure(columns=2, sharey=True)
     for axes, kind in zip(panels, ("untrained", "trained"), strict=True):
-        for (cell, (label, color)), line in zip(CELLS.items(), LINES, strict=True):
-            axes.plot(norms[f"{cell}_{kind}"], color=color, linestyle=line, label=label)
-        axes.set(title=f"{kind} networks, first run", xlabel="distance T − t in steps", yscale="log")
+        for cell, (label, color, line) in CELLS.items():
+            for run, values in enumerate(norms[f"{cell}_{kind}"]):
+                style = {"color": color, "linestyle": line, "linewidth": 1.2, "alpha": 0.8}
+                axes.plot(values, label=None if run else label, **style)
+        axes.set(title=f"{kind} networks, each run", xlabel="distance T − t in steps", yscale="log")
     panels[0].set_ylabel("norm of ∂loss(T) / ∂input(t)")
     panels[0].legend()
     save_figure(figure, path)
@@ -55,7 +56,7 @@ def plot_gradients(norms: dict[str, np.ndarray], path: Path) -> None:
 def plot_losses(histories: dict[str, dict[str, list[float]]], lengths: list[int], path: Path) -> None:
     """Loss by training step for each length, a panel for each cell."""
     figure, panels = new_figure(columns=len(CELLS), width=4.0, height=3.4, sharey=True)
-    for axes, (cell, (label, color)) in zip(panels, CELLS.items(), strict=True):
+    for axes, (cell, (label, color, _)) in zip(panels, CELLS.items(), strict=True):
         for index, length in enumerate(lengths):
             losses = histories[cell][f"length_{length}"]
             shade = 0.3 + 0.7 * (index + 1) / len(lengths)

@@ -185,19 +185,18 @@ def main() -> None:
     histories, networks = {}, {}
     for cell in LAYERS:
         pairs = zip(trainings, results, strict=True)
-        own = {training.name: result for training, result in pairs if training.network["cell"] == cell}
+        own = {training.name: (training, *result) for training, result in pairs if training.network["cell"] == cell}
         with placed(model_path(cell)) as path:
             save_file(
-                {f"{name}.{key}": value for name, (_, weights) in own.items() for key, value in weights.items()}, path
+                {f"{name}.{key}": value for name, (_, _, weights) in own.items() for key, value in weights.items()},
+                path,
             )
-        losses = {name: losses for name, (losses, _) in own.items()}
+        losses = {name: losses for name, (_, losses, _) in own.items()}
         histories[cell] = mean_losses(losses, budget["lengths"], budget["runs"])
         write_history(f"metrics/history/ch05/{cell}.csv", histories[cell], unit="step")
-        (training,) = (
-            training for training in trainings if training.name == longest and training.network["cell"] == cell
-        )
+        training, _, weights = own[longest]
         networks[cell] = RecurrentNetwork(**training.network)
-        networks[cell].load_state_dict({name: torch.from_numpy(value) for name, value in own[longest][1].items()})
+        networks[cell].load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
 
     example, _ = draw_recall(2, torch.Generator().manual_seed(seed_of(seed, 0)), max(budget["lengths"]), **task)
     for cell, history in histories.items():

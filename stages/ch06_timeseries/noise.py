@@ -43,7 +43,7 @@ def main() -> None:
         forecast_at(
             level,
             parameters.seed,
-            series=recipe.select("length", "duration"),
+            series=recipe.select("length", "duration", "test_times"),
             windows=recipe.select("window", "steps_ahead", "loss_steps", "windows"),
             shape={"cell": "lstm", **recipe.select("hidden_size", "num_layers")},
             training=recipe.select("epochs", "batch_size", "learning_rate", "schedule", "gradient_clip"),

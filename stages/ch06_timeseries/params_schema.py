@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from stages.common.schema import Chapter, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 
-MOST_VALUES = 200_000_000  # of all windows together: 0.8 GB
+MOST_VALUES = 200_000_000  # of all windows together: 0.8 GB, and a few times that for the linear forecast
 
 
 class Recipe(Strict):
@@ -14,6 +14,7 @@ class Recipe(Strict):
 
     length: Annotated[int, Field(ge=10, le=1_000_000)]
     duration: Annotated[float, Field(ge=0.001, le=1e6)]  # with less, the sine is a constant in float32
+    test_times: Literal["later", "same"]
     window: PositiveInt
     steps_ahead: PositiveInt
     windows: Literal["all", "book"]

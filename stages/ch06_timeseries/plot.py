@@ -19,8 +19,7 @@ from stages.common.files import read_history, read_json
 from stages.common.params import declared_parameters
 
 PLOTS = Path("metrics/plots/ch06")
-CELLS = {"rnn": RED, "lstm": BLUE}
-LINES = {"rnn": "-", "lstm": "--"}
+CELLS = {"rnn": ("RNN", RED, "-"), "lstm": ("LSTM", BLUE, "--")}
 POINTS_SHOWN = 500  # of the series, as in fig. 55
 
 
@@ -43,8 +42,9 @@ def plot_losses(histories: dict[str, list[float]], floor: float, path: Path) -> 
     """
     figure, axes = new_figure()
     for cell, losses in histories.items():
-        style = {"color": CELLS[cell], "linestyle": LINES[cell], "marker": curve_marker(len(losses))}
-        axes.plot(range(1, len(losses) + 1), losses, label=cell.upper(), **style)
+        label, color, line = CELLS[cell]
+        style = {"color": color, "linestyle": line, "marker": curve_marker(len(losses))}
+        axes.plot(range(1, len(losses) + 1), losses, label=label, **style)
     if floor > 0:
         axes.axhline(floor, color=GREY, linestyle=":", label="noise variance σ²")
     axes.set(title="Loss while training", xlabel="epoch", ylabel="mean squared error", yscale="log")
@@ -79,9 +79,9 @@ def main() -> None:
     histories = {cell: read_history(f"metrics/history/ch06/{cell}.csv")["train_loss"] for cell in CELLS}
     plot_losses(histories, noise_level**2, PLOTS / "loss.png")
     panels = []
-    for cell, color in CELLS.items():
+    for cell, (label, color, _) in CELLS.items():
         metrics = read_json(f"metrics/ch06/{cell}.json")
-        title = f"{cell.upper()}: R² {metrics['r2']:.3f}; the noise allows {metrics['r2_ceiling']:.3f}"
+        title = f"{label}: R² {metrics['r2']:.3f}; the noise allows {metrics['r2_ceiling']:.3f}"
         with np.load(f"data/evaluated/ch06/{cell}.npz") as forecast:
             panels.append((title, forecast["targets"], forecast["predictions"], color))
     plot_scatter(panels, PLOTS / "forecast.png")

@@ -207,6 +207,7 @@ def main() -> None:
         history=trainer.history,
         datasets={"ch07_mnist": Path(MNIST)},
         started=trainer.started,
+        parameters={"device": device.type},  # what "auto" came to
         model=model.eval(),
         example=data[0][:2].cpu().contiguous().numpy(),
     )

@@ -1,6 +1,7 @@
 """Graphs that differ in a motif, to be told apart: a random tree-like graph with a house or with a ring of five.
 
-After the BA-2motifs of Luo et al. (2020): both motifs have five nodes, and the house one edge more, its ceiling.
+After the BA-2motifs of Luo et al. (2020). Both motifs have five nodes, and the house one edge more, its ceiling; there
+it is the number of edges alone that tells the graphs apart. Here a ring hangs on the tree by one edge more.
 """
 
 import numpy as np
@@ -26,7 +27,8 @@ def motif_graph(motif: int, nodes: int, generator: np.random.Generator) -> np.nd
     """
     edges = attachment_edges(nodes, generator)
     edges += [(nodes + first, nodes + second) for first, second in (HOUSE, RING)[motif]]
-    edges.append((int(generator.integers(nodes)), nodes + int(generator.integers(5))))
+    # One edge to the tree from a house, and from a ring two, of different nodes: both graphs have as many edges.
+    edges += zip(generator.permutation(nodes)[: 1 + motif], nodes + generator.permutation(5)[: 1 + motif], strict=True)
     names = generator.permutation(nodes + 5)
     pairs = names[np.array(edges)]
     return np.concatenate([pairs, pairs[:, ::-1]]).T

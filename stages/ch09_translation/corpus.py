@@ -107,6 +107,16 @@ def split_pairs(pairs: list[Pair], val_share: float, test_share: float, seed: in
     return split
 
 
+def some_pairs(pairs: list[Pair], count: int, seed: int) -> list[Pair]:
+    """Return `count` of the pairs, drawn, or all if there are no more, in their order.
+
+    The corpus has its texts by the names of Home Assistant's components: the first ones would be of some of them alone.
+    """
+    # Another stream than split_pairs has, which draws groups with the same seed.
+    numbers = np.random.default_rng([seed, 1]).permutation(len(pairs))[:count]
+    return [pairs[number] for number in sorted(numbers)]
+
+
 def groups(pairs: list[Pair]) -> list[int]:
     """Return for each pair the number of its group: pairs that share an English or a Russian text are in one."""
     parent = list(range(len(pairs)))

@@ -1,4 +1,4 @@
-"""Batches of sentence pairs of similar length, so that little of a batch is padding."""
+"""Batches of sentence pairs: of similar length, so that little of a batch is padding, or drawn at random."""
 
 from itertools import chain
 from typing import NamedTuple
@@ -78,20 +78,23 @@ def cuts(lengths: np.ndarray, budget: int) -> list[int]:
 def batch_numbers(
     src: Tokens, tgt: Tokens, budget: int, generator: np.random.Generator | None = None, most: int = 0
 ) -> list[np.ndarray]:
-    """Return the numbers of the pairs of each batch: sorted by length, and cut.
+    """Return the numbers of the pairs of each batch: with a budget sorted by length and cut, else as they are drawn.
 
     Args:
         budget: the most tokens of a batch, source and target together, padding and ends included; 0: `most` counts.
-        generator: shuffles pairs of the same length, and the batches; None leaves them sorted.
-        most: the pairs of a batch, where there is no budget.
+        generator: shuffles the pairs, with a budget those of the same length, and then the batches; None leaves both.
+        most: the pairs of a batch, where there is no budget. They are of all lengths then: in a mean over the labels of
+            a batch of short ones each label would count for more.
     """
-    lengths = np.array([(len(own) + 1, len(other) + 1) for own, other in zip(src, tgt, strict=True)]).reshape(-1, 2)
-    order = np.arange(len(lengths)) if generator is None else generator.permutation(len(lengths))
+    order = np.arange(len(src)) if generator is None else generator.permutation(len(src))
+    if not budget:
+        return np.split(order, range(most, len(order), most)) if len(order) else []
+    lengths = np.array([(len(src[number]) + 1, len(tgt[number]) + 1) for number in order]).reshape(-1, 2)
     # By the longer side, and then by what the other one lacks, up and down in turn: next to each other both sides fit.
-    longer, lacking = lengths[order].max(axis=1), lengths[order] @ (1, -1)
-    order = order[np.lexsort((np.where(longer % 2, lacking, -lacking), longer))]
-    ends = cuts(lengths[order], budget) if budget else range(most, len(order) + most, most)
-    batches = [numbers for numbers in np.split(order, ends[:-1]) if len(numbers)]
+    longer, lacking = lengths.max(axis=1), lengths @ (1, -1)
+    by_length = np.lexsort((np.where(longer % 2, lacking, -lacking), longer))
+    ends = cuts(lengths[by_length], budget)
+    batches = [numbers for numbers in np.split(order[by_length], ends[:-1]) if len(numbers)]
     if generator is not None:
         batches = [batches[place] for place in generator.permutation(len(batches))]
     return batches

@@ -27,7 +27,7 @@ from stages.ch09_translation.dataset import batch_numbers, make_batch
 from stages.ch09_translation.memory import TranslationMemory
 from stages.ch09_translation.model import sinusoids
 from stages.ch09_translation.neighbours import Memory
-from stages.ch09_translation.tokens import PAD, too_long
+from stages.ch09_translation.tokens import PAD, UNKNOWN, too_long
 from stages.ch09_translation.translator import Translator, attention_maps, load_translator
 from stages.common.arrays import save_arrays
 from stages.common.devices import find_device, set_up_torch, takes_bfloat16
@@ -62,7 +62,7 @@ def bleu_metric(longest: int = 4) -> BLEU:
 
 
 def chrf(translations: Sequence[str], references: Sequence[str]) -> float:
-    """Return chrF in percent (Popović, 2015), of sequences of 1 to 6 letters."""
+    """Return chrF in percent (Popović, 2015), of sequences of 1 to 6 characters, blanks left out."""
     return CHRF().corpus_score(translations, [references]).score
 
 
@@ -98,14 +98,17 @@ def scores(translations: Sequence[str], references: Sequence[str]) -> dict[str, 
 
 @torch.no_grad()
 def token_accuracy(translator: Translator, sources: list[list[int]], targets: list[list[int]]) -> float:
-    """Return the share of the reference's tokens, ends included, that are the likeliest after those before them."""
+    """Return the share of the reference's tokens, ends included, that are the likeliest after those before them.
+
+    A word that the vocabulary lacks is never right, though the network may expect one.
+    """
     right = total = 0
     device = next(translator.model.parameters()).device
     for numbers in batch_numbers(sources, targets, TOKENS_PER_FORWARD):
         batch = make_batch([sources[number] for number in numbers], [targets[number] for number in numbers])
         best = translator.model(batch.src.to(device), batch.tgt.to(device)).argmax(dim=-1).cpu()
         labelled = batch.labels != PAD
-        right += int((best == batch.labels)[labelled].sum())
+        right += int((best == batch.labels)[labelled & (batch.labels != UNKNOWN)].sum())
         total += int(labelled.sum())
     return right / total
 

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from stages.common.dropout import ByteDropout
 from stages.common.products import Linear, linear
 
+MOST_REAL = 0.8  # share of a batch that isn't padding up to which the tokens are taken out of it
+
 
 def padding_mask(tokens: torch.Tensor, pad: int) -> torch.Tensor:
     """Return (B, 1, 1, S), True at the tokens (B, S) that are no padding: the same for every head and query."""
@@ -31,6 +33,31 @@ def as_multiplied(x: torch.Tensor) -> torch.Tensor:
     """Return x in the precision in which autocast multiplies: cast once here, not by each product that takes it."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+class Places(NamedTuple):
+    """Where in a padded batch the tokens are, so that what is done to each alone needn't be done to the padding."""
+
+    shape: torch.Size  # (B, S)
+    numbers: torch.Tensor  # (N,), of B·S places
+
+    @classmethod
+    def of(cls, real: torch.Tensor) -> "Places | None":
+        """Return the places where `real` (B, S) is true; None where it isn't worth it.
+
+        So it is with little padding, and on a GPU, which would wait for the number of tokens, and has cores enough.
+        """
+        if real.device.type != "cpu" or real.sum() > MOST_REAL * real.numel():
+            return None
+        return cls(real.shape, real.flatten().nonzero().squeeze(1))
+
+    def pack(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the tokens' vectors (N, D) of a padded batch (B, S, D)."""
+        return x.flatten(0, 1).index_select(0, self.numbers)
+
+    def unpack(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the padded batch (B, S, D), zeros in the padding, of the tokens' vectors (N, D)."""
+        return x.new_zeros(self.shape.numel(), x.shape[1]).index_copy(0, self.numbers, x).unflatten(0, self.shape)
 
 
 class Embedding(nn.Module):
@@ -119,29 +146,39 @@ class MultiHeadAttention(nn.Module):
         self.maps: torch.Tensor | None = None  # the last weights (B, H, T, S), where `keep_maps` asks for them
         self.keep_maps = False
 
-    def split(self, x: torch.Tensor) -> torch.Tensor:
+    def split(self, x: torch.Tensor, places: Places | None = None) -> torch.Tensor:
+        x = x if places is None else places.unpack(x)
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, S, D) to (B, H, S, D/H)
 
-    def keys_and_values(self, x: torch.Tensor) -> KeyValue:
-        return KeyValue(*map(self.split, self.w_key_value(x).chunk(2, dim=-1)))
+    def keys_and_values(self, x: torch.Tensor, places: Places | None = None) -> KeyValue:
+        """Return those of x: (B, S, D), or (N, D) with the places of its tokens."""
+        key, value = self.w_key_value(x).chunk(2, dim=-1)
+        return KeyValue(self.split(key, places), self.split(value, places))
 
     def forward(
-        self, x: torch.Tensor, seen: KeyValue, mask: torch.Tensor | None = None, causal: bool = False
+        self,
+        x: torch.Tensor,
+        seen: KeyValue,
+        mask: torch.Tensor | None = None,
+        causal: bool = False,
+        places: Places | None = None,
     ) -> torch.Tensor:
         """Let x (B, T, D) look at what was `seen`; `causal`: the token at place t of x at the first t + 1 of them only.
 
-        The mask (broadcastable to (B, H, T, S)) and `causal` exclude each other.
+        The mask (broadcastable to (B, H, T, S)) and `causal` exclude each other. With `places` x and the result are
+        (N, D).
         """
-        query = self.split(self.w_query(x))
+        query = self.split(self.w_query(x), places)
         dropped = self.dropout.p if self.training else 0.0
         # On a CPU the fused function writes it out itself where weights drop out, in more steps.
         if self.keep_maps or (dropped and x.device.type == "cpu"):
-            mask = causal_mask(x.shape[1]).to(x.device) if causal else mask
+            mask = causal_mask(query.shape[2]).to(x.device) if causal else mask
             values, weights = attend(query, *seen, mask, self.dropout)
             self.maps = weights if self.keep_maps else None
         else:
             values = F.scaled_dot_product_attention(query, *seen, attn_mask=mask, dropout_p=dropped, is_causal=causal)
-        return self.w_o(values.transpose(1, 2).flatten(2))  # (B, H, T, D/H) to (B, T, D)
+        values = values.transpose(1, 2).flatten(2)  # (B, H, T, D/H) to (B, T, D)
+        return self.w_o(values if places is None else places.pack(values))
 
 
 class FeedForward(nn.Module):
@@ -183,8 +220,10 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(d_model, d_ff, dropout)
         self.residuals = nn.ModuleList(Residual(d_model, dropout) for _ in range(2))
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        x = self.residuals[0](x, lambda y: self.self_attention(y, self.self_attention.keys_and_values(y), mask))
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, places: Places | None = None) -> torch.Tensor:
+        """Map x (B, S, D) to as many; or, with the tokens' places, (N, D)."""
+        attention = self.self_attention
+        x = self.residuals[0](x, lambda y: attention(y, attention.keys_and_values(y, places), mask, places=places))
         return self.residuals[1](x, self.feed_forward)
 
 
@@ -205,10 +244,15 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(d_model, d_ff, dropout)
         self.residuals = nn.ModuleList(Residual(d_model, dropout) for _ in range(3))
 
-    def forward(self, x: torch.Tensor, memory: KeyValue, src_mask: torch.Tensor) -> torch.Tensor:
-        """All positions of x (B, T, D) at once, each seeing itself and those before it."""
-        x = self.residuals[0](x, lambda y: self.self_attention(y, self.self_attention.keys_and_values(y), causal=True))
-        x = self.residuals[1](x, lambda y: self.cross_attention(y, memory, src_mask))
+    def forward(
+        self, x: torch.Tensor, memory: KeyValue, src_mask: torch.Tensor, places: Places | None = None
+    ) -> torch.Tensor:
+        """All positions of x (B, T, D), or with `places` (N, D), at once, each seeing itself and those before it."""
+        attention = self.self_attention
+        x = self.residuals[0](
+            x, lambda y: attention(y, attention.keys_and_values(y, places), causal=True, places=places)
+        )
+        x = self.residuals[1](x, lambda y: self.cross_attention(y, memory, src_mask, places=places))
         return self.residuals[2](x, self.feed_forward)
 
     def step(self, x: torch.Tensor, cache: LayerCache, src_mask: torch.Tensor) -> tuple[torch.Tensor, LayerCache]:
@@ -274,17 +318,23 @@ class Transformer(nn.Module):
 
     def encode(self, src: torch.Tensor, src_mask: torch.Tensor) -> torch.Tensor:
         """Return the encoded source (B, S, D) of tokens (B, S)."""
-        x = self.positions(self.src_embedding(src))
+        x, places = self.positions(self.src_embedding(src)), Places.of(src != self.pad)
+        x = x if places is None else places.pack(x)
         for layer in self.encoder:
-            x = layer(x, src_mask)
-        return self.encoder_norm(x)
+            x = layer(x, src_mask, places)
+        x = self.encoder_norm(x)
+        return x if places is None else places.unpack(x)
 
     def decode(self, tgt: torch.Tensor, memory: torch.Tensor, src_mask: torch.Tensor) -> torch.Tensor:
         """Return for tokens (B, T) what the next one is told from, (B, T, D); memory (B, S, D): the encoded source."""
-        x, memory = self.positions(self.tgt_embedding(tgt)), as_multiplied(memory)
+        x, places = self.positions(self.tgt_embedding(tgt)), Places.of(tgt != self.pad)
+        x = x if places is None else places.pack(x)
+        memory, memory_places = as_multiplied(memory), Places.of(src_mask[:, 0, 0])
+        memory = memory if memory_places is None else memory_places.pack(memory)
         for layer in self.decoder:
-            x = layer(x, layer.cross_attention.keys_and_values(memory), src_mask)
-        return self.decoder_norm(x)
+            x = layer(x, layer.cross_attention.keys_and_values(memory, memory_places), src_mask, places)
+        x = self.decoder_norm(x)
+        return x if places is None else places.unpack(x)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits (…, V) of the next token from (…, D)."""

@@ -22,6 +22,7 @@ from stages.ch09_translation.corpus import (
     Pair,
     home_assistant_pairs,
     opus_books_pairs,
+    some_pairs,
     split_pairs,
     unique_pairs,
 )
@@ -95,7 +96,7 @@ def main() -> int:
         pairs = unique_pairs(raw)
         split = split_pairs(pairs, ch09.val_share, ch09.test_share, ch09.split_seed)
         if recipe.pairs:
-            split["train"] = split["train"][: recipe.pairs]
+            split["train"] = some_pairs(split["train"], recipe.pairs, ch09.split_seed)
         english, russian = (
             fit_tokenizer(texts, recipe.tokenizer, recipe.vocabulary, recipe.min_frequency)
             for texts in zip(*split["train"], strict=True)

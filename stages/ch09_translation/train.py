@@ -77,6 +77,11 @@ def mixed_precision(precision: str, device: torch.device) -> str:
     return "bf16" if takes_bfloat16(precision, device) else "no"
 
 
+def precision_of(accelerator: Accelerator) -> str:
+    """Return the precision in use as params.yaml calls it: what "auto" came to."""
+    return "bfloat16" if accelerator.mixed_precision == "bf16" else "float32"
+
+
 def share_of(numbers: np.ndarray, rank: int, processes: int) -> np.ndarray:
     """Return the pairs of a batch that process `rank` takes: every so many-th, so that all have some of each length."""
     return numbers[rank::processes]
@@ -302,7 +307,12 @@ def main() -> None:
             history=trainer.history,
             datasets={"ch09_train": next(Path(CORPUS, "train").glob("*.arrow"))},
             started=trainer.started,
-            parameters={**shape, "processes": accelerator.num_processes},
+            parameters={
+                **shape,
+                "processes": accelerator.num_processes,
+                "device": accelerator.device.type,  # in place of "auto", as what it came to
+                "precision": precision_of(accelerator),
+            },
             model=Path("stages/ch09_translation/served.py"),
             example=(["Turn on the light"], {"beams": 4, "penalty": 1.0}),
             artifacts={"model": MODEL, "tokenizers": TOKENIZERS},

@@ -90,7 +90,7 @@ def main() -> int:
     if not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")  # as what is read; Windows would else write to files in another
     options = arguments(sys.argv[1:])
-    parameters = declared_parameters("ch09_evaluate")
+    parameters = declared_parameters("ch09_evaluate", wants_inputs=False)  # it says what it lacks
     set_up_torch(parameters.seed, parameters.ch09.num_threads)
     recipe = parameters.ch09.active
     of_memory = recipe.select("memory_pairs", "memory_nearest", "memory_temperature", "memory_reach")

@@ -90,10 +90,11 @@ class Section:
         return hashlib.sha256(made_of.encode()).hexdigest()
 
 
-def declared_parameters(stage: str) -> Section:
+def declared_parameters(stage: str, wants_inputs: bool = True) -> Section:
     """Return the parameters that `stage` (its name in dvc.yaml, no variant) declares.
 
     The whole of params.yaml is checked first. A mistake in it ends the program: one line on stderr, exit status 2.
+    So does, with status 1, an input of the stage that isn't there, unless it goes without (`wants_inputs` false).
     """
     try:
         values = checked_parameters(read_yaml(PARAMS_FILE))
@@ -101,7 +102,21 @@ def declared_parameters(stage: str) -> Section:
         declared = frozenset(resolve(name, values) for name in entry.get("params", []))
     except ParametersError as error:
         sys.exit(report(error))
+    if wants_inputs:
+        check_inputs(stage, entry)
     return Section(stage, values, declared)
+
+
+def check_inputs(stage: str, entry: dict) -> None:
+    """End the program, with one line, if something that other stages make for this one isn't there.
+
+    DVC looks for it before it starts a stage; this is for a step that someone starts by hand.
+    """
+    variant = dict(zip(entry.get("matrix", ()), sys.argv[1:], strict=False))  # as variant_of takes it
+    inputs = (path for path in entry.get("deps", ()) if path.startswith(("data/", "metrics/")))
+    for path in (resolve(path, {"item": variant}) for path in inputs):
+        if not Path(path).exists():
+            raise SystemExit(f"{stage}: there is no {path} yet: dvc repro {stage} runs what makes it, too")
 
 
 def report(error: ParametersError) -> int:

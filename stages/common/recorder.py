@@ -159,7 +159,9 @@ def _run_of_results(
     present = parameters_behind(trainings[0].data.tags[STAGE_TAG].partition("@")[0]) if trainings else {}
 
     def differing(run: Run) -> int:
-        return sum(run.data.params.get(key) != str(value) for key, value in present.items())
+        # In place of "auto" a run has what that came to.
+        own = {key: str(value) for key, value in present.items() if value != "auto"}
+        return sum(run.data.params.get(key) != value for key, value in own.items())
 
     fitting = [
         run

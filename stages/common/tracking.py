@@ -72,7 +72,7 @@ def record_training(
 
     Args:
         stage: name in dvc.yaml, such as "ch06_train"; the chapter before "_" names the MLflow experiment.
-        variant: which of a matrix, such as "rnn", or None.
+        variant: which of the stage's trainings, such as "rnn", or None if it has one alone.
         model_file: the trained weights as they lie in the stage's outputs.
         history: metric name to its values after every so many epochs, first epoch first; `every` says how many.
         datasets: name to file; the digest is the MD5 that DVC knows the file by.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.ch06_timeseries.evaluate import measure, predict
+from stages.ch06_timeseries.evaluate import linear_forecast, measure, predict
 from stages.ch06_timeseries.generate import noisy_sine
 from stages.ch06_timeseries.model import Forecaster
 from stages.ch06_timeseries.preprocess import book_window_count, sliding_windows, training_windows
@@ -16,14 +16,21 @@ CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm"])
 
 
 def test_without_noise_both_series_are_the_sine():
-    time, train_series, test_series = noisy_sine(length=50, duration=10.0, noise_level=0.0, seed=0)
+    time, train_series, test_series = noisy_sine(50, 10.0, noise_level=0.0, test_times="same", seed=0)
     np.testing.assert_array_equal(time, np.linspace(0, 10, 50))
     np.testing.assert_array_equal(train_series, np.sin(time).astype(np.float32))
     np.testing.assert_array_equal(test_series, train_series)
 
 
+def test_the_test_series_goes_on_where_that_to_train_on_ends():
+    time, train_series, test_series = noisy_sine(51, 10.0, noise_level=0.0, test_times="later", seed=0)
+    np.testing.assert_array_equal(train_series, np.sin(time).astype(np.float32))
+    both = np.sin(np.arange(102) * 0.2)
+    np.testing.assert_allclose(np.concatenate([train_series, test_series]), both, atol=1e-6)
+
+
 def test_noise_has_its_level_and_is_drawn_twice():
-    time, train_series, test_series = noisy_sine(length=20_000, duration=100.0, noise_level=0.3, seed=1)
+    time, train_series, test_series = noisy_sine(20_000, 100.0, noise_level=0.3, test_times="same", seed=1)
     noises = train_series - np.sin(time), test_series - np.sin(time)
     for noise in noises:
         # Four standard errors of a mean and of a deviation over 20,000 values; and normal, not uniform: kurtosis 3.
@@ -34,13 +41,13 @@ def test_noise_has_its_level_and_is_drawn_twice():
 
 
 def test_noise_is_the_same_but_for_its_level():
-    time, small, _ = noisy_sine(length=50, duration=10.0, noise_level=0.1, seed=2)
-    _, large, _ = noisy_sine(length=50, duration=10.0, noise_level=0.2, seed=2)
+    time, small, _ = noisy_sine(50, 10.0, noise_level=0.1, test_times="later", seed=2)
+    _, large, _ = noisy_sine(50, 10.0, noise_level=0.2, test_times="later", seed=2)
     np.testing.assert_allclose(large - np.sin(time), 2 * (small - np.sin(time)), atol=1e-6)
 
 
 def test_seed_decides_the_series():
-    first, again, other = (noisy_sine(50, 10.0, 0.1, seed)[1:] for seed in (3, 3, 4))
+    first, again, other = (noisy_sine(50, 10.0, 0.1, "later", seed)[1:] for seed in (3, 3, 4))
     assert np.array(first).tobytes() == np.array(again).tobytes()
     assert not np.any(np.array(first) == np.array(other))
 
@@ -152,15 +159,30 @@ def test_measures_by_hand():
     targets = np.array([1.0, -1.0, 1.0, -1.0])  # mean 0, variance 1
     predictions = np.array([1.0, -1.0, 1.0, 1.0])  # one error of 2
     inputs = np.array([[9.0, 1.0], [9.0, -1.0], [9.0, 0.0], [9.0, -1.0]])  # last values: one error of 1
-    assert measure(inputs, targets, predictions, noise_level=0.5, book_windows=3) == {
+    linear = np.array([1.0, -1.0, 1.0, 0.0])  # one error of 1
+    assert measure(inputs, targets, predictions, linear, noise_level=0.5, book_windows=3) == {
         "r2": 0.0,
         "rmse": 1.0,
         "r2_ceiling": 0.75,
         "r2_gap": 0.75,
+        "linear_r2": 0.75,
         "persistence_r2": 0.75,
         "r2_book_windows": 1.0,
         "r2_book_windows_ceiling": pytest.approx(1 - 0.25 / (8 / 9), abs=1e-6),  # of 1, −1, 1
     }
+
+
+def test_linear_forecast_is_a_line_through_the_training_windows():
+    generator = np.random.default_rng(0)
+    inputs, weights = generator.normal(size=(300, 4)).astype(np.float32), np.array([1.0, -2.0, 0.0, 3.0])
+    targets = (inputs @ weights + 5 + 0.1 * generator.normal(size=300)).astype(np.float32)
+    np.testing.assert_allclose(linear_forecast(inputs[:200], targets[:200], inputs[200:]), targets[200:], atol=0.5)
+    # Fewer windows than values, and noise: without a penalty it would learn the noise by heart.
+    few, many = generator.normal(size=(20, 50)), generator.normal(size=(400, 50))
+    noise = 2 * generator.normal(size=(2, 400))
+    exact = np.linalg.lstsq(few, few[:, 0] + noise[0, :20], rcond=None)[0]
+    found = linear_forecast(few, few[:, 0] + noise[0, :20], many)
+    assert np.var(many[:, 0] - found) < np.var(many[:, 0] - many @ exact)
 
 
 def test_prediction_in_parts_is_prediction(monkeypatch):
@@ -173,7 +195,7 @@ def test_prediction_in_parts_is_prediction(monkeypatch):
 
 def test_perfect_forecast_of_a_clean_series_has_no_gap():
     targets = np.array([1.0, 2.0, 4.0])
-    metrics = measure(np.zeros((3, 2)), targets, targets, noise_level=0.0, book_windows=2)
+    metrics = measure(np.zeros((3, 2)), targets, targets, targets, noise_level=0.0, book_windows=2)
     assert (metrics["r2"], metrics["r2_ceiling"], metrics["r2_gap"], metrics["rmse"]) == (1.0, 1.0, 0.0, 0.0)
 
 

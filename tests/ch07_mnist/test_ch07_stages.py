@@ -128,6 +128,7 @@ def test_mlflow_has_the_run_and_its_model(chapter):
     metrics = json.loads(outputs["metrics/ch07.json"])
     assert run.data.metrics["test_accuracy"] == pytest.approx(metrics["accuracy"])
     assert run.data.metrics["test_error_count"] == metrics["error_count"]
+    assert run.data.params["device"] == "cpu"
     (dataset,) = (entry.dataset for entry in run.inputs.dataset_inputs)
     assert (dataset.name, dataset.digest) == ("ch07_mnist", md5(outputs["data/prepared/ch07/mnist.npz"]))
     assert figures_of(run) == ["confusion.png", "feature_maps.png", "learning_curves.png", "mistakes.png"]

@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import numpy as np
 import pytest
 
 from stages.ch09_translation.corpus import (
@@ -10,6 +11,7 @@ from stages.ch09_translation.corpus import (
     groups,
     home_assistant_pairs,
     sameness,
+    some_pairs,
     split_pairs,
     unique_pairs,
 )
@@ -114,6 +116,16 @@ def test_split_follows_the_seed_and_not_the_number_of_calls():
     pairs = unique_pairs(made_up_pairs())
     assert split_pairs(pairs, 0.1, 0.1, 3) == split_pairs(pairs, 0.1, 0.1, 3)
     assert split_pairs(pairs, 0.1, 0.1, 3) != split_pairs(pairs, 0.1, 0.1, 4)
+
+
+def test_some_pairs_are_drawn_from_all_and_keep_their_order():
+    pairs = [(str(number), str(number)) for number in range(1000)]
+    some = some_pairs(pairs, 300, seed=0)
+    places = [pairs.index(pair) for pair in some]
+    assert len(set(places)) == 300 and places == sorted(places)
+    assert np.histogram(places, 4, (0, 1000))[0].min() > 50
+    assert some_pairs(pairs, 300, seed=0) == some != some_pairs(pairs, 300, seed=1)
+    assert some_pairs(pairs, 1001, seed=0) == pairs
 
 
 def test_a_corpus_with_nothing_left_is_one_clear_line():

@@ -10,6 +10,7 @@ from stages.ch09_translation.model import (
     Embedding,
     FeedForward,
     MultiHeadAttention,
+    Places,
     PositionalEncoding,
     Transformer,
     attend,
@@ -107,8 +108,33 @@ def test_matrices_begin_as_xavier_has_them_each_by_itself():
 
 def test_padding_changes_nothing():
     model = make_model()
-    short, long = model(*batch()), model(*batch(pad_by=5))
-    assert torch.allclose(long[:, :6], short, atol=1e-5)
+    short, long, real = model(*batch()), model(*batch(pad_by=5)), batch()[1] != PAD
+    assert torch.allclose(long[:, :6][real], short[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_tokens_taken_out_of_their_padding_give_the_same(monkeypatch, written_out, bfloat16):
+    src, tgt = batch(pad_by=3)
+    results = []
+    for most in (0.0, 1.0):
+        monkeypatch.setattr("stages.ch09_translation.model.MOST_REAL", most)
+        model = make_model()
+        for module in model.modules():
+            if isinstance(module, MultiHeadAttention):
+                module.keep_maps = written_out
+        assert (Places.of(src != PAD) is None) == (most == 0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits = model(src, tgt)[tgt != PAD].float()
+        (logits * torch.arange(logits.numel()).view_as(logits)).mean().backward()
+        results.append([logits, *(parameter.grad for parameter in model.parameters())])
+    for padded, packed in zip(*results, strict=True):
+        far = 0.05 * float(padded.detach().abs().max()) if bfloat16 else 1e-4
+        torch.testing.assert_close(packed, padded, rtol=1e-3, atol=far)
+
+
+def test_a_gpu_takes_the_padding_along():
+    assert Places.of(torch.zeros(2, 3, dtype=torch.bool, device="meta")) is None
 
 
 def test_no_position_sees_the_future():

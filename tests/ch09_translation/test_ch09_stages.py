@@ -30,7 +30,7 @@ from stages.ch09_translation.dataset import batch_numbers, make_batch
 from stages.ch09_translation.evaluate import scores, token_accuracy
 from stages.ch09_translation.model import Transformer
 from stages.ch09_translation.neighbours import Memory
-from stages.ch09_translation.tokens import FIRST, LAST, PAD
+from stages.ch09_translation.tokens import FIRST, LAST, PAD, UNKNOWN
 from stages.ch09_translation.train import Trainer, mixed_precision
 from stages.ch09_translation.translator import load_translator
 from stages.common.checkpoint import Checkpoint
@@ -93,6 +93,8 @@ def test_no_test_text_was_trained_on_and_none_is_lost(chapter):
         assert sum(counts[f"{part}_pairs"] for part in ("train", "val", "test")) == 15**3
     else:
         assert counts["train_pairs"] == 200
+        # Of all that there are: the first 200 would be of the first of 15 words alone.
+        assert len({text.split()[0] for text in corpus["train"]["en"]}) > 10
 
 
 def test_metrics_reproduce_what_the_model_file_gives(chapter):
@@ -152,6 +154,8 @@ def test_mlflow_keeps_a_model_that_translates(chapter):
     client = mlflow.MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("ch09").experiment_id])
     assert run.data.params["batch_tokens"] and run.data.metrics["test_bleu"] > 0
+    precision = {"no": "float32", "bf16": "bfloat16"}[mixed_precision("auto", torch.device("cpu"))]
+    assert (run.data.params["device"], run.data.params["precision"]) == ("cpu", precision)
     mlflow.set_tracking_uri(f"sqlite:///{workspace.path}/mlflow.db")
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
     assert model.metadata.signature.inputs.input_types() == [mlflow.types.DataType.string]
@@ -312,6 +316,16 @@ def test_error_rates_are_edits_over_the_references_length():
     found = scores(["один два три", "да"], ["один два", "да да"])
     assert found["wer"] == pytest.approx(2 / 4)
     assert found["cer"] == pytest.approx((4 + 3) / (8 + 5))
+
+
+@pytest.mark.parametrize("guess, share", [(LAST, 2 / 5), (4, 1 / 5), (UNKNOWN, 0)])
+def test_an_unknown_word_is_never_right(guess, share):
+    class Guesses(torch.nn.Linear):
+        def forward(self, src, tgt):
+            return F.one_hot(torch.full_like(tgt, guess), 5)
+
+    targets = [[4, UNKNOWN], [UNKNOWN]]
+    assert token_accuracy(SimpleNamespace(model=Guesses(1, 1)), [[4], [4]], targets) == pytest.approx(share)
 
 
 def small_trainer(averaged_epochs: int) -> Trainer:

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.common.params import PARAMS_FILE, PIPELINE_FILE, declared_parameters, read_yaml, variant_of
+from stages.common.params import (
+    PARAMS_FILE,
+    PIPELINE_FILE,
+    declared_parameters,
+    read_yaml,
+    resolve,
+    stage_entry,
+    variant_of,
+)
 from stages.params_schema import first_problem, main
 
 ROOT = Path(__file__).parents[2]
@@ -353,6 +361,30 @@ def test_a_stage_stops_before_it_works(workspace, changes, message):
     run = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (2, "", message)
     assert {path.name: path.read_bytes() for path in workspace.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "variant", "lacking"),
+    [
+        ("ch06_preprocess", [], "data/raw/ch06/series.npz"),
+        ("ch06_evaluate", ["lstm"], "data/models/ch06/lstm.safetensors"),
+        ("ch04_plot", [], "metrics/ch04.json"),
+    ],
+)
+def test_a_step_without_its_inputs_says_which_and_what_makes_them(workspace, monkeypatch, stage, variant, lacking):
+    monkeypatch.setattr(sys, "argv", [stage, *variant])
+    values = {"item": {"cell": "".join(variant)}}
+    for path in (resolve(path, values) for path in stage_entry(stage)["deps"]):
+        if path != lacking:
+            (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+            (workspace / path).touch()
+    with pytest.raises(SystemExit) as end:
+        declared_parameters(stage)
+    assert end.value.code == f"{stage}: there is no {lacking} yet: dvc repro {stage} runs what makes it, too"
+    declared_parameters(stage, wants_inputs=False)
+    (workspace / lacking).parent.mkdir(parents=True, exist_ok=True)
+    (workspace / lacking).touch()
+    declared_parameters(stage)
 
 
 @pytest.mark.parametrize("arguments", [[], ["gru"], ["rnn", "lstm"]], ids=["none", "unknown", "two"])

@@ -39,7 +39,10 @@ SMALL = {
 }
 WINDOWS = "data/prepared/ch06/windows.npz"
 FIGURES = ["figures/forecast.png", "figures/loss.png", "figures/noise_levels.png", "figures/series.png"]
-METRICS = {"r2", "rmse", "r2_ceiling", "r2_gap", "persistence_r2", "r2_book_windows", "r2_book_windows_ceiling"}
+METRICS = {
+    *("r2", "rmse", "r2_ceiling", "r2_gap", "linear_r2", "persistence_r2"),
+    *("r2_book_windows", "r2_book_windows_ceiling"),
+}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -235,6 +238,23 @@ def test_there_is_no_pickle(chapter):
     assert "pickle_module_info.txt" not in names
     # A pickle of protocol 2 or later begins with byte 0x80 and ends with a full stop.
     assert [path for path in files if path.read_bytes()[:1] == b"\x80" and path.read_bytes()[-1:] == b"."] == []
+
+
+def test_results_go_to_the_newest_training_also_where_a_parameter_is_auto(chapter, tmp_path, monkeypatch):
+    shutil.copyfile(chapter.path / "mlflow.db", tmp_path / "mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(recorder, "parameters_behind", lambda stage: {"seed": 0, "precision": "auto"})
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    experiment = client.create_experiment("ch09")
+    runs = []
+    for start, precision in enumerate(("auto", "float32")):
+        tags = {recorder.MODEL_TAG: "same", recorder.STAGE_TAG: "ch09_train"}
+        run = client.create_run(experiment, start_time=start + 1, tags=tags)
+        for key, value in (("seed", "0"), ("precision", precision)):
+            client.log_param(run.info.run_id, key, value)
+        runs.append(run.info.run_id)
+    assert recorder._run_of_results(client, experiment, "ch09_evaluate", "same", {"beams": "4"}) == runs[-1]
 
 
 def test_without_the_training_run_results_get_one_of_their_own(chapter, open_workspace, monkeypatch):
