@@ -110,6 +110,7 @@ def test_parameters_are_those_used(client, cell):
         "window": "10",
         "length": "120",
         "duration": "12.0",
+        "test_times": "later",
         "steps_ahead": "1",
         "windows": "all",
         "loss_steps": "5",
