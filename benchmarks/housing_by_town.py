@@ -8,18 +8,16 @@ recipe was chosen on.
 """
 
 import argparse
-from inspect import signature
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.model_selection import GroupKFold
 
+from benchmarks.housing_shares import scores_on_folds, trained_on_folds
 from stages.ch04_housing.evaluate import fold_scores, peer_predictions
-from stages.ch04_housing.model import HousingModel, model_shape
 from stages.ch04_housing.preprocess import TABLE, TARGET, held_out_folds, transformed
-from stages.ch04_housing.train import fold_splits, train, train_in_parts
+from stages.ch04_housing.train import fold_splits
 from stages.common.devices import set_up_torch
 from stages.common.params import PARAMS_FILE, read_yaml
 
@@ -37,18 +35,9 @@ def folds_of_groups(groups: np.ndarray, splits: int, repeats: int, seed: int) ->
 def recipe_scores(table: pd.DataFrame, recipe: dict, splits: list, seed: int, processes: int) -> np.ndarray:
     """Return R² of a recipe's networks on the held-out rows of each fold, (folds,)."""
     features, prices = transformed(table.drop(columns=TARGET), recipe["features"]), table[TARGET].to_numpy(copy=True)
-    recipe = {name: value for name, value in recipe.items() if name != "features"}
-    own, options = (
-        {name: recipe[name] for name in signature(function).parameters if name in recipe}
-        for function in (HousingModel, train)
-    )
-    values = torch.from_numpy(features.to_numpy())
-    shape = model_shape(own, list(features), len(prices))
-    groups = {"folds": [rows for rows, _ in splits]}
-    model, _ = train_in_parts(values, torch.from_numpy(prices), groups, seed, processes, shape, options)["folds"]
-    with torch.no_grad():
-        found = model.eval()(values.float().expand(len(splits), -1, -1)).numpy()
-    return fold_scores(prices, splits, found)
+    values = features.to_numpy()
+    model = trained_on_folds(recipe, list(features), values, prices, splits, seed, processes)
+    return scores_on_folds(model, values, prices, splits)
 
 
 def main() -> None:

@@ -8,13 +8,14 @@ With `--without-groups` no rows share an effect, as with `process_groups: []`.
 """
 
 import argparse
+from collections.abc import Sequence
 from inspect import signature
 
 import numpy as np
 import torch
-from sklearn.metrics import r2_score
 
 from benchmarks.shared import tuned_chapter
+from stages.ch04_housing.evaluate import fold_scores
 from stages.ch04_housing.model import HousingModel, model_shape
 from stages.ch04_housing.preprocess import held_out_folds
 from stages.ch04_housing.train import HOUSING, fold_splits, train, train_in_parts
@@ -23,29 +24,47 @@ from stages.common.devices import set_up_torch
 SHARES = [0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
+def trained_on_folds(
+    recipe: dict,
+    names: Sequence[str],
+    features: np.ndarray,
+    prices: np.ndarray,
+    splits: list,
+    seed: int,
+    processes: int,
+) -> HousingModel:
+    """Return the networks of a recipe, a run for each of `splits`, trained on its rows as the stage trains them."""
+    own, options = (
+        {name: recipe[name] for name in signature(function).parameters if name in recipe and name != "features"}
+        for function in (HousingModel, train)
+    )
+    shape = model_shape(own, names, len(prices))
+    groups = {"folds": [learnt for learnt, _ in splits]}
+    features, prices = torch.from_numpy(features), torch.from_numpy(prices)
+    return train_in_parts(features, prices, groups, seed, processes, shape, options)["folds"][0].eval()
+
+
+@torch.no_grad()
+def scores_on_folds(model: HousingModel, features: np.ndarray, prices: np.ndarray, splits: list) -> np.ndarray:
+    """Return R² of each fold's networks on its held-out rows, (folds,)."""
+    found = model(torch.from_numpy(features).float().expand(len(splits), -1, -1)).numpy()
+    return fold_scores(prices, splits, found)
+
+
 def scores_by_share(repeats: int, splits: int, seed: int, processes: int, without_groups: bool) -> np.ndarray:
     """Return R² on the held-out rows of every fold, (repeats, splits, shares)."""
     recipe = tuned_chapter("ch04")["tuned"]
-    del recipe["features"]  # the table is transformed already
     recipe["process_share"] = 1.0  # any but 0, which would leave the process out
     if without_groups:
         recipe["process_groups"] = []
     with np.load(HOUSING) as housing:
         names, rows = housing["names"], np.sort(housing["train_rows"])
-        features, prices = torch.from_numpy(housing["features"][rows]), torch.from_numpy(housing["prices"][rows])
-    own, options = (
-        {name: recipe[name] for name in signature(function).parameters if name in recipe}
-        for function in (HousingModel, train)
-    )
-    shape = model_shape(own, names, len(rows))
+        features, prices = housing["features"][rows], housing["prices"][rows]
     folds = fold_splits(held_out_folds(len(rows), splits, repeats, seed))
-    groups = {"folds": [learnt for learnt, _ in folds]}
-    model, _ = train_in_parts(features, prices, groups, seed, processes, shape, options)["folds"]
+    model = trained_on_folds(recipe, names, features, prices, folds, seed, processes)
     scores = []
     for model.process_share in SHARES:
-        with torch.no_grad():
-            found = model.eval()(features.float().expand(len(folds), -1, -1)).numpy()
-        scores.append([r2_score(prices[out], own[out]) for own, (_, out) in zip(found, folds, strict=True)])
+        scores.append(scores_on_folds(model, features, prices, folds))
     return np.array(scores).T.reshape(repeats, splits, len(SHARES))
 
 
