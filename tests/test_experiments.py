@@ -110,3 +110,20 @@ def test_temporary_copy_leaves_its_runs_in_the_main_workspace_under_its_name(rep
         figures = file_path(run.info.artifact_uri) / "figures"
         assert sorted(path.name for path in figures.iterdir()) == FIGURES
     assert not (repository.path / "metrics/ch06/lstm.json").exists()  # the workspace keeps what it had
+
+
+def test_setting_a_parameter_back_runs_nothing_anew(repository):
+    """What ran once comes from DVC's run cache: trainings, and what is computed of the book's statements, too."""
+    original = (repository.path / "params.yaml").read_text(encoding="utf-8")
+    repository.run("dvc", "repro", "ch03_evaluate")
+    results = [repository.path / name for name in ("metrics/history/ch03.csv", "metrics/facts/ch03.json")]
+    before = [path.read_bytes() for path in results]
+    parameters = yaml.safe_load(original)
+    parameters["seed"] += 1
+    (repository.path / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    assert repository.run("dvc", "repro", "ch03_evaluate").count("Running stage") == 3
+    assert [path.read_bytes() for path in results] != before
+    (repository.path / "params.yaml").write_text(original, encoding="utf-8")
+    told = repository.run("dvc", "repro", "ch03_evaluate")
+    assert told.count("is cached - skipping run") == 3 and "Running stage" not in told
+    assert [path.read_bytes() for path in results] == before
