@@ -37,10 +37,10 @@ def test_timeseries_ceiling_runs(program, monkeypatch, capsys):
     monkeypatch.setattr(timeseries_ceiling, "read_yaml", lambda path: parameters)
     monkeypatch.setattr(sys, "argv", ["timeseries_ceiling", "--noise-levels", "0.2", "--seeds", "0", "1"])
     timeseries_ceiling.main()
-    _, rnn, lstm = capsys.readouterr().out.splitlines()
-    for row, cell in ((rnn, "rnn"), (lstm, "lstm")):
+    _, *rows = capsys.readouterr().out.splitlines()
+    for row, model in zip(rows, ("ridge", "rnn", "lstm"), strict=True):
         noise_level, name, *r2, ceiling, first, second, gap, _ = row.split()
-        assert (noise_level, name, len(r2)) == ("0.20", cell, 2)
+        assert (noise_level, name, len(r2)) == ("0.20", model, 2)
         assert float(gap) == pytest.approx((float(first) + float(second)) / 2, abs=1e-4)
         assert float(ceiling) - sum(map(float, r2)) / 2 == pytest.approx(float(gap), abs=2e-4)
 

@@ -19,20 +19,28 @@ from stages.common.params import declared_parameters
 COMPARISON = "data/evaluated/ch06/noise.npz"
 
 
+def windows_at(noise_level: float, seed: int, series: dict, windows: dict) -> tuple[np.ndarray, ...]:
+    """Return inputs and targets to train on, and inputs (windows, window) and targets (windows,) to test on.
+
+    `series` and `windows` are for `noisy_sine` and `training_windows`.
+    """
+    _, train_series, test_series = noisy_sine(noise_level=noise_level, seed=seed, **series)
+    test_inputs, test_targets = sliding_windows(test_series, windows["window"], windows["steps_ahead"], loss_steps=1)
+    return *training_windows(train_series, **windows), test_inputs, test_targets[:, 0]
+
+
 def forecast_at(
     noise_level: float, seed: int, series: dict, windows: dict, shape: dict, training: dict
 ) -> tuple[np.ndarray, np.ndarray]:
     """Carry out the chapter at one noise level; return the test windows' targets and predictions, (windows,) each.
 
-    `series`, `windows`, `shape` and `training` are for `noisy_sine`, `training_windows`, `Forecaster`, `train`.
+    `series` and `windows` are for `windows_at`, `shape` and `training` for `Forecaster` and `train`.
     """
-    _, train_series, test_series = noisy_sine(noise_level=noise_level, seed=seed, **series)
-    inputs, targets = training_windows(train_series, **windows)
-    test_inputs, test_targets = sliding_windows(test_series, windows["window"], windows["steps_ahead"], loss_steps=1)
+    inputs, targets, test_inputs, test_targets = windows_at(noise_level, seed, series, windows)
     torch.manual_seed(seed)
     model = Forecaster(**shape)
     train(model, torch.from_numpy(inputs), torch.from_numpy(targets), **training, label=f"ch06 at noise {noise_level}")
-    return test_targets[:, 0], predict(model, test_inputs)
+    return test_targets, predict(model, test_inputs)
 
 
 def main() -> None:
