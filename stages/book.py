@@ -50,9 +50,14 @@ def shown(revision: str, path: str) -> str:
     return git("show", f"{revision}:./{path}")
 
 
+def experiment_reference(name: str, head: str) -> str:
+    """Return the git reference by which DVC keeps the experiment `name` that started from the commit `head`."""
+    return f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+
+
 def experiment_revision(name: str, head: str) -> str:
     """Return the commit of the experiment `name` that started from the commit `head`."""
-    lines = git("for-each-ref", "--format=%(objectname)", f"refs/exps/{head[:2]}/{head[2:]}/{name}").split()
+    lines = git("for-each-ref", "--format=%(objectname)", experiment_reference(name, head)).split()
     if not lines:
         raise SystemExit(f"there is no experiment {name} of {head[:7]}")
     return lines[0]
@@ -126,9 +131,10 @@ def main() -> int:
         return 1
     use_this_python()
     dvc = [sys.executable, "-m", "dvc", "exp"]
-    # An experiment of this name from an earlier commit may stay; of this one, it is made anew. Stages that ran with the
-    # same code, data and parameters before come from DVC's run cache, as everywhere.
-    subprocess.run([*dvc, "remove", NAME], capture_output=True)
+    # An experiment of this name from an earlier commit stays, which `dvc exp remove` would take if there is but one; of
+    # this commit, it is made anew. Stages that ran with the same code, data and parameters before come from DVC's run
+    # cache, as everywhere.
+    git("update-ref", "-d", experiment_reference(NAME, head))
     # Named, because the others would be run, too, by the recipes that they have.
     stages = list(stages_of(set(chapters), read_yaml(PIPELINE_FILE)["stages"]))
     status = subprocess.run([*dvc, "run", "--temp", "-n", NAME, *settings, *stages])
