@@ -35,7 +35,7 @@ ui: setup        ## compare runs in MLflow's UI
 lint: setup      ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-lock: setup      ## pin the newest versions that pyproject.toml allows
+lock: setup      ## pin the newest versions that pyproject.toml allows; their results: dvc repro --force
 	$(BIN)/python -m uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header --extra dev pyproject.toml -o requirements.lock
 

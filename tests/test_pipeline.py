@@ -532,6 +532,20 @@ def test_lock_is_of_the_code():
     assert not problems, "\n".join(["run `dvc repro`, then commit dvc.lock and metrics/:", *problems])
 
 
+@pytest.mark.parametrize("lock", ["dvc.lock", "metrics/book/lock.yaml"])
+def test_stages_read_what_others_wrote(lock):
+    """`dvc status` compares data only where they lie: on a fresh clone a stage may be behind another unnoticed."""
+    stages = yaml.safe_load((ROOT / lock).read_text(encoding="utf-8"))["stages"]
+    written = {out["path"]: out["md5"] for entry in stages.values() for out in entry["outs"]}
+    read = {
+        (name, dep["path"]): dep["md5"]
+        for name, entry in stages.items()
+        for dep in entry["deps"]
+        if dep["path"].startswith(("data/", "metrics/"))
+    }
+    assert len(read) > 30 and read == {(name, path): written[path] for name, path in read}
+
+
 def test_lock_has_every_stage_and_no_other():
     assert sorted(locked()) == sorted(NAMES)
 
