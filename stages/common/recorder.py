@@ -31,6 +31,7 @@ import getpass
 import json
 import logging
 import pickle
+import re
 import subprocess
 import tempfile
 import threading
@@ -48,10 +49,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # MLflow tries out what it has written, and with a GPU there it would do so on the GPU, for which nothing was exported.
 os.environ.setdefault("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cpu")
+# Of another project of the user's: with the first a failed writing would pass unnoticed, with the others the metrics
+# would be those of a model that isn't here.
+os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
+os.environ.pop("MLFLOW_ACTIVE_MODEL_ID", None)
+os.environ.pop("_MLFLOW_ACTIVE_MODEL_ID", None)
 
 import mlflow
 import numpy as np
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from stages.common.files import file_hash
@@ -59,6 +65,7 @@ from stages.common.params import dependency_hashes, main_root, stage_entry
 from stages.common.store import ARTIFACTS, OF_THE_STORE, STORE, follow_the_folder, opened_alone
 
 METRICS_PER_BATCH = 1000  # MLflow refuses larger batches
+MOST_RUNS = 50_000  # that MLflow gives at once
 MODEL_TAG = "model_sha256"
 STAGE_TAG = "dvc.stage"  # that trained the run's model
 VARIANT_TAG = "variant"  # which of several trainings of the chapter
@@ -127,12 +134,20 @@ def record_results(
     written = {key: str(value) for key, value in (parameters or {}).items()}
     run_id = _run_of_results(client, experiment_id, stage, file_hash(model_file, "sha256"), written)
     client.log_batch(run_id, params=[Param(key, value) for key, value in written.items()])
-    outputs = client.get_run(run_id).outputs
-    model = outputs.model_outputs[0].model_id if outputs and outputs.model_outputs else None
-    _log_history(client, run_id, {key: [value] for key, value in (metrics or {}).items()}, model=model)
+    values = {key: [value] for key, value in (metrics or {}).items()}
+    _log_history(client, run_id, values, model=_model_of(client, run_id))
     for figure in figures:
         client.log_artifact(run_id, str(figure), "figures")
     return run_id
+
+
+def _model_of(client: mlflow.MlflowClient, run_id: str) -> str | None:
+    """Return the id of a run's model; None if it has none, or if that was deleted, which the run doesn't know."""
+    outputs = client.get_run(run_id).outputs
+    for output in outputs.model_outputs if outputs else ():
+        with contextlib.suppress(MlflowException):
+            return client.get_logged_model(output.model_id).model_id
+    return None
 
 
 def _run_of_results(
@@ -206,8 +221,16 @@ def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
                 if experiment is None:
                     raise
         elif experiment.lifecycle_stage == "deleted":  # in MLflow's UI; a deleted one takes no runs
-            client.restore_experiment(experiment.experiment_id)
+            _restore_without_runs(client, experiment.experiment_id)
     return client, experiment.experiment_id
+
+
+def _restore_without_runs(client: mlflow.MlflowClient, experiment_id: str) -> None:
+    """Restore a deleted experiment; its runs stay deleted, and can be restored one by one. MLflow restores all."""
+    deleted = client.search_runs([experiment_id], run_view_type=ViewType.DELETED_ONLY, max_results=MOST_RUNS)
+    client.restore_experiment(experiment_id)
+    for run in deleted:
+        client.delete_run(run.info.run_id)
 
 
 def _location_of(uri: str, root: Path, chapter: str) -> str | None:
@@ -367,7 +390,7 @@ def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
         else:
             try:
                 _open_experiment(stage)
-            except Exception as error:  # of another version of MLflow, no store at all, or a database without a driver
+            except Exception as error:  # of a later version of MLflow, no store at all, or a database without a driver
                 _warn("MLFLOW_TRACKING_URI" if uri else STORE, str(error))
         if model == "module":
             _rehearse()
@@ -386,25 +409,36 @@ def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
             except Exception as error:
                 if type(error).__module__.split(".")[0] not in OF_THE_STORE:
                     traceback.print_exc()
-                answer = ("failed", f"{type(error).__name__}: {error}")
+                answer = ("failed", _without_password(f"{type(error).__name__}: {error}"))
         pickle.dump(answer, answers)
         answers.flush()
 
 
 def _warn_of_silent_server(uri: str) -> None:
-    """Print one line if nothing answers at `uri`: MLflow itself tries for two minutes, at the end, without a word."""
+    """Print one line if nothing answers at `uri`, or if it won't have this computer's requests.
+
+    MLflow itself tries for some minutes, at the end, without a word. It refuses (403) host names that it wasn't told;
+    what it says to one without a name and a password (401) isn't asked here, since MLflow may know them.
+    """
     import requests
 
     insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false").lower() in ("true", "1")
     verified = not insecure and (os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True)
     try:
-        requests.get(uri, timeout=SECONDS_FOR_AN_ANSWER, stream=True, verify=verified).close()
+        with requests.get(uri, timeout=SECONDS_FOR_AN_ANSWER, stream=True, verify=verified) as answer:
+            if answer.status_code == 403 or answer.status_code >= 500:
+                _warn("MLFLOW_TRACKING_URI", f"its answer is {answer.status_code} {answer.reason}")
     except requests.RequestException as error:
         _warn("MLFLOW_TRACKING_URI", f"no answer there ({type(error).__name__})")
 
 
+def _without_password(text: str) -> str:
+    """Return the text with what stands before the host of an address left out: a name and a password."""
+    return re.sub(r"//[^/@\s]+@", "//…@", text)
+
+
 def _warn(store: str, reason: str) -> None:
-    reason = " ".join(reason.split()).rstrip(".")
+    reason = " ".join(_without_password(reason).split()).rstrip(".")
     line = f"{store}: {reason}; the stage goes on, and fails if that is so when it has something to record"
     print(line, file=sys.stderr, flush=True)
 

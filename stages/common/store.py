@@ -85,7 +85,7 @@ def make_ready(root: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        if not os.environ.get("MLFLOW_TRACKING_URI"):  # else the runs are elsewhere
+        if os.environ.get("MLFLOW_TRACKING_URI", "") in ("", f"sqlite:///{STORE}"):  # else the runs are elsewhere
             make_ready(main_root())
     except Exception as error:
         if type(error).__module__.split(".")[0] not in OF_THE_STORE and not isinstance(error, OSError):

@@ -9,10 +9,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +22,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from mlflow.entities import LoggedModelOutput
 from safetensors.torch import load_file
 
 from stages.ch06_timeseries.model import Forecaster
@@ -495,13 +498,43 @@ def test_without_the_process_that_records_the_stage_does_it_itself(chapter, clie
 def test_a_store_that_cannot_be_reached_ends_the_stage_with_its_reason(chapter):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{closed.getsockname()[1]}"  # bound, but nobody listens
+        address = f"http://anna:secret@127.0.0.1:{closed.getsockname()[1]}"  # bound, but nobody listens
         result = run_stage(chapter, "-m", "stages.ch06_timeseries.evaluate", "rnn", MLFLOW_TRACKING_URI=address)
     assert result.returncode == 1
     start = "MLflow could not record in what MLFLOW_TRACKING_URI names: MlflowException: "
     warning, last = result.stderr.splitlines()
     assert warning.startswith("MLFLOW_TRACKING_URI: no answer there (ConnectionError); ")
-    assert last.startswith(start) and address.removeprefix("http://127.0.0.1:") in last
+    assert last.startswith(start) and address.removeprefix("http://anna:secret@127.0.0.1:") in last
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.parametrize(("status", "told"), [(200, ""), (401, ""), (403, "403 Forbidden"), (502, "502 Bad Gateway")])
+def test_a_server_that_refuses_is_told_of_at_once(status, told, capsys):
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.handle_request).start()
+        recorder._warn_of_silent_server(f"http://127.0.0.1:{server.server_port}")
+    found = capsys.readouterr().err
+    assert found.startswith(f"MLFLOW_TRACKING_URI: its answer is {told}; the stage goes on") if told else not found
+
+
+def test_a_model_that_was_deleted_takes_no_results(tmp_path):
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs.db")
+    experiment = client.create_experiment("ch06", artifact_location=tmp_path.as_uri())
+    run_id = client.create_run(experiment).info.run_id
+    assert recorder._model_of(client, run_id) is None
+    model = client.create_logged_model(experiment, source_run_id=run_id)
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    assert recorder._model_of(client, run_id) == model.model_id
+    client.delete_logged_model(model.model_id)
+    assert recorder._model_of(client, run_id) is None
 
 
 def test_a_store_that_is_no_database_ends_the_stage_with_its_reason(chapter, tmp_path):
@@ -552,10 +585,14 @@ def test_a_relative_store_lies_in_the_main_workspace(chapter, monkeypatch, tmp_p
     figure.write_bytes(PNG)
     client = mlflow.MlflowClient(f"sqlite:///{main}/runs.db")
     if deleted:
-        client.delete_experiment(client.create_experiment("ch06", artifact_location=(main / "mlartifacts").as_uri()))
+        experiment = client.create_experiment("ch06", artifact_location=(main / "mlartifacts").as_uri())
+        earlier = client.create_run(experiment).info.run_id
+        client.delete_experiment(experiment)
     run = client.get_run(tracking.record_results("ch06_evaluate", model, {"r2": 0.5}, figures=[figure]))
     assert run.data.metrics == {"r2": 0.5} and list(copy.iterdir()) == []
     assert [path.name for path in (main / "mlartifacts").rglob("*.png")] == ["figure.png"]
+    if deleted:
+        assert client.get_run(earlier).info.lifecycle_stage == "deleted"  # MLflow would restore it with the experiment
 
 
 @pytest.mark.parametrize(
