@@ -31,7 +31,6 @@ import getpass
 import json
 import logging
 import pickle
-import re
 import subprocess
 import tempfile
 import threading
@@ -60,6 +59,7 @@ import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
+from stages.common.download import without_password
 from stages.common.files import file_hash
 from stages.common.params import dependency_hashes, main_root, stage_entry
 from stages.common.store import ARTIFACTS, OF_THE_STORE, STORE, follow_the_folder, opened_alone
@@ -409,7 +409,7 @@ def serve(stage: str, parent: int, model: str, answers: BinaryIO) -> None:
             except Exception as error:
                 if type(error).__module__.split(".")[0] not in OF_THE_STORE:
                     traceback.print_exc()
-                answer = ("failed", _without_password(f"{type(error).__name__}: {error}"))
+                answer = ("failed", without_password(f"{type(error).__name__}: {error}"))
         pickle.dump(answer, answers)
         answers.flush()
 
@@ -432,13 +432,8 @@ def _warn_of_silent_server(uri: str) -> None:
         _warn("MLFLOW_TRACKING_URI", f"no answer there ({type(error).__name__})")
 
 
-def _without_password(text: str) -> str:
-    """Return the text with what stands before the host of an address left out: a name and a password."""
-    return re.sub(r"//[^/@\s]+@", "//…@", text)
-
-
 def _warn(store: str, reason: str) -> None:
-    reason = " ".join(_without_password(reason).split()).rstrip(".")
+    reason = " ".join(without_password(reason).split()).rstrip(".")
     line = f"{store}: {reason}; the stage goes on, and fails if that is so when it has something to record"
     print(line, file=sys.stderr, flush=True)
 
