@@ -35,9 +35,10 @@ ui: setup        ## compare runs in MLflow's UI
 lint: setup      ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-lock: setup      ## pin the newest versions that pyproject.toml allows; their results: dvc repro --force
+lock: setup      ## pin the newest versions that pyproject.toml allows; make repro then runs what they concern
 	$(BIN)/python -m uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/python -m stages.packages
 
 clean:           ## remove the environment and what tools leave behind
 	rm -rf .venv .venv.lock .pytest_cache .ruff_cache

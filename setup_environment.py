@@ -34,8 +34,11 @@ UNFINISHED = "unfinished"  # what the stamp begins with until all is there
 OF_TORCH = re.compile(r"(?:torch|torchvision)==")
 OF_CUDA = re.compile(r"(?:nvidia|cuda|triton)\b")
 # The user's own that name another place to install into, from which uv would also remove whatever is not in the lock
-# file, or another source of packages, whose files have other hashes.
-LEFT_OUT_FOR_UV = ("UV_SYSTEM_PYTHON", "UV_PYTHON", "UV_TORCH_BACKEND", "UV_INDEX", "UV_EXTRA_INDEX_URL")
+# file, or another source of packages, whose files have other hashes. So may the user's file of settings for uv.
+LEFT_OUT_FOR_UV = (
+    *("UV_SYSTEM_PYTHON", "UV_PYTHON", "UV_CONFIG_FILE"),
+    *("UV_TORCH_BACKEND", "UV_INDEX", "UV_EXTRA_INDEX_URL"),
+)
 LEFT_OUT_FOR_PIP = ("PIP_PYTHON", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
@@ -45,12 +48,12 @@ def pins() -> list[str]:
     return re.findall(r"^\S.*(?:\n[ ].*)*\n", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def locked(package: str) -> str:
-    """Return the lines of the lock file that pin `package`."""
+def locked(package: str) -> list[str]:
+    """Return those of `pins` that pin `package`: several, where its version depends on Python's or the system."""
     found = [pin for pin in pins() if pin.startswith(f"{package}==")]
     if not found:
         raise SystemExit(f"{LOCK.name} has no {package}: run `make lock`")
-    return found[0]
+    return found
 
 
 def pip_environment() -> dict[str, str]:
@@ -60,18 +63,31 @@ def pip_environment() -> dict[str, str]:
 
 def pip_settings() -> dict[str, str]:
     """Return what pip is configured for, by the names of its options, such as "index-url"."""
-    command = [PYTHON, "-m", "pip", "config", "list"]
-    listed = subprocess.run(command, capture_output=True, text=True, env=pip_environment()).stdout
-    found = re.findall(r"^(\S+)\.([\w-]+)=(['\"].*['\"])$", listed, re.MULTILINE)
-    # As pip: its variable counts most, then what is set for its command, then what is set for all.
-    ordered = [entry for section in ("global", "install", ":env:") for entry in found if entry[0] == section]
-    return {name: ast.literal_eval(value) for _, name, value in ordered}
+    environment = {**pip_environment(), "PIP_QUIET": "0"}  # told to be quiet, it lists nothing
+
+    def asked(*question: str) -> str:
+        command = [PYTHON, "-m", "pip", "config", *question]
+        return subprocess.run(command, capture_output=True, text=True, env=environment).stdout
+
+    listed = re.findall(r"^((\S+)\.([\w-]+))=(['\"].*['\"])$", asked("list"), re.MULTILINE)
+    keys = [key for key, *_ in listed]
+    settings = {}
+    # As pip: its variable counts most, then what is set for its command, then what is set for all; and as if it weren't
+    # there, what is empty.
+    for wanted in ("global", "install", ":env:"):
+        for key, section, name, value in listed:
+            if section == wanted:
+                # Of several files, listed by their names, pip knows which one counts.
+                found = asked("get", key).strip() if keys.count(key) > 1 else ast.literal_eval(value)
+                settings.update({name: found} if found else {})
+    return settings
 
 
 def has_certificates() -> bool:
-    """Return whether the system has certificates of authorities, which a slim container may lack."""
+    """Return whether the system has certificates of authorities, which a slim container may lack, but for a few."""
     paths = ssl.get_default_verify_paths()
-    return sys.platform in ("win32", "darwin") or bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
+    several = bool(paths.capath) and len(os.listdir(paths.capath)) > 10
+    return sys.platform in ("win32", "darwin") or bool(paths.cafile) or several
 
 
 def uv_environment(settings: dict[str, str]) -> dict[str, str]:
@@ -80,11 +96,14 @@ def uv_environment(settings: dict[str, str]) -> dict[str, str]:
     An extra index is left out: of several uv takes the first that has a package, and its file may be another build.
     """
     variables = {name: value for name, value in os.environ.items() if name not in LEFT_OUT_FOR_UV}
+    named = (os.environ.get(name, "") for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))  # pip reads these, too
+    certificates = [settings.get("cert"), *(path for path in named if Path(path).is_file())]
     of_pip = {
-        "UV_DEFAULT_INDEX": settings.get("index-url"),
+        # uv prefers this variable to the older one.
+        "UV_DEFAULT_INDEX": None if variables.get("UV_INDEX_URL") else settings.get("index-url"),
         "UV_FIND_LINKS": ",".join(settings.get("find-links", "").split()),
         "UV_INSECURE_HOST": " ".join(settings.get("trusted-host", "").split()),
-        "SSL_CERT_FILE": settings.get("cert"),
+        "SSL_CERT_FILE": next(filter(None, certificates), None),
         "ALL_PROXY": settings.get("proxy"),
     }
     if has_certificates():  # as pip does: those of a school that looks into what comes may be there alone
@@ -181,20 +200,21 @@ def set_up(stamp: str) -> None:
     STAMP.write_text(f"{UNFINISHED} {index}", encoding="utf-8")  # until all is there
     PLACE.write_text(str(ENVIRONMENT.resolve()), encoding="utf-8")
     installer, locked_here = ENVIRONMENT / "installer.txt", LOCK
-    installer.write_text(locked("uv"), encoding="utf-8")
+    installer.write_text("".join(locked("uv")), encoding="utf-8")
     if index:
         locked_here = ENVIRONMENT / "requirements.txt"
         kept = [pin for pin in pins() if not (OF_TORCH.match(pin) or OF_CUDA.match(pin))]
         locked_here.write_text("".join(kept), encoding="utf-8")
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-user", "--require-hashes"]
-    uv = [PYTHON, "-m", "uv", "pip"]
+    pip += ["--target="]  # of pip's settings, it would lead to another place
+    uv = [PYTHON, "-m", "uv", "--no-config", "pip"]
     # Compiled now, because an environment that can't write .pyc files would compile at every start.
     options = ["--python", PYTHON, "--quiet", "--compile-bytecode"]
     settings = pip_settings()
     variables = uv_environment(settings)
     try:
         subprocess.run([*pip, "-r", installer], check=True, env=pip_environment())
-        alone_here = settings.get("no-index", "").lower() in ("1", "on", "true", "yes")
+        alone_here = settings.get("no-index", "").lower() in ("1", "on", "true", "t", "yes", "y")
         sync = [*uv, "sync", "--require-hashes", *options, *(["--no-index"] if alone_here else []), locked_here]
         subprocess.run(sync, check=True, env=variables)
         if index:

@@ -12,7 +12,6 @@ import argparse
 import numpy as np
 import pandas as pd
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
-from sklearn.model_selection import GroupKFold
 
 from benchmarks.housing_shares import scores_on_folds, trained_on_folds
 from stages.ch04_housing.evaluate import fold_scores, peer_predictions
@@ -20,16 +19,6 @@ from stages.ch04_housing.preprocess import TABLE, TARGET, held_out_folds, transf
 from stages.ch04_housing.train import fold_splits
 from stages.common.devices import set_up_torch
 from stages.common.params import PARAMS_FILE, read_yaml
-
-
-def folds_of_groups(groups: np.ndarray, splits: int, repeats: int, seed: int) -> np.ndarray:
-    """Return (repeats, rows): the number of the fold in which each row is held out, and all of its group with it."""
-    folds = np.empty((repeats, len(groups)), dtype=np.int64)
-    for repeat in range(repeats):
-        splitter = GroupKFold(splits, shuffle=True, random_state=seed + repeat)
-        for fold, (_, held_out) in enumerate(splitter.split(groups, groups=groups)):
-            folds[repeat, held_out] = fold
-    return folds
 
 
 def recipe_scores(table: pd.DataFrame, recipe: dict, splits: list, seed: int, processes: int) -> np.ndarray:
@@ -51,9 +40,10 @@ def main() -> None:
     table = pd.read_csv(TABLE, skiprows=1)
     chapter = read_yaml(PARAMS_FILE)["ch04"]
     groups = table.groupby(chapter["tuned"]["process_groups"]).ngroup().to_numpy()
+    folding = (len(table), arguments.splits, arguments.repeats, arguments.seed)
     ways = {
-        "rows at random": held_out_folds(len(table), arguments.splits, arguments.repeats, arguments.seed),
-        "whole groups": folds_of_groups(groups, arguments.splits, arguments.repeats, arguments.seed),
+        "rows at random": held_out_folds(*folding),
+        "whole groups": held_out_folds(*folding, groups),
     }
     peers = {
         "gradient boosting": GradientBoostingRegressor(random_state=arguments.seed),

@@ -1,6 +1,6 @@
 """What params.yaml may hold: types, ranges, and relations between keys, for all chapters at once.
 
-Run as `python -m stages.params_schema` to check params.yaml before anything works.
+Run as `python -m stages.params_schema` to check params.yaml, and the versions of packages, before anything works.
 """
 
 import reprlib
@@ -20,6 +20,7 @@ from stages.ch08_graphs.params_schema import Graphs
 from stages.ch09_translation.params_schema import Translation
 from stages.common.params import PARAMS_FILE, ParametersError, checked_parameters, read_yaml, report
 from stages.common.schema import Seed, Strict
+from stages.packages import check_installed
 
 
 class Parameters(Strict):
@@ -41,7 +42,11 @@ class Parameters(Strict):
 
 
 def first_problem(values: dict) -> str | None:
-    """Return one line that names the first wrong key, its value and what is allowed, or None if all is well."""
+    """Return one line that names the first wrong key, its value and what is allowed, or None if all is well.
+
+    Raises:
+        ParametersError: if the parameters are all right, and a package is of another version than results depend on.
+    """
     try:
         Parameters.model_validate(values)
     except ValidationError as error:
@@ -64,6 +69,7 @@ def first_problem(values: dict) -> str | None:
                 )
                 return f"{key} = {value}: must have {bound} values"
         return f"{key} = {value}: {message[0].lower()}{message[1:]}"
+    check_installed()  # here, since every stage comes by
     return None
 
 

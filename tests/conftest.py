@@ -48,6 +48,14 @@ IN_GIT = (
 COLUMNS = ["CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT", "MEDV"]
 
 
+STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep standard error as it is now: while a test runs, what is written there goes to a file that nobody sees."""
+    config.stash[STDERR] = os.dup(2)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Give the teardown a time limit of its own: pytest-timeout stops its clock when a test has failed."""
@@ -56,7 +64,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
         item.config.hook.pytest_timeout_cancel_timer(item=item)
         item.config.hook.pytest_timeout_set_timer(item=item, settings=settings)
         # As pytest's own, which a failure stops, too; pytest cancels it when the test is over.
-        faulthandler.dump_traceback_later(2 * settings.timeout + 100, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(2 * settings.timeout + 100, exit=True, file=item.config.stash[STDERR])
     return (yield)
 
 
@@ -404,6 +412,7 @@ def open_workspace(tmp_path_factory, request) -> Callable[..., AbstractContextMa
     def opened(overrides: dict[str, object], store: bool = True) -> Iterator[Workspace]:
         path = tmp_path_factory.mktemp("рабочая папка")  # as many have blanks and Cyrillic in their paths
         shutil.copy(ROOT / "dvc.yaml", path)
+        shutil.copytree(ROOT / "packages", path / "packages")
         # So that `python -m stages…` works there, and the code counts among a stage's dependencies.
         try:
             os.symlink(ROOT / "stages", path / "stages")

@@ -17,6 +17,7 @@ from tests.conftest import IN_GIT, ROOT, VARIABLES
 
 TARGET = "ch06_evaluate@lstm"
 FIGURES = ["forecast.png", "loss.png", "noise_levels.png", "series.png"]
+FILES = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore")
 DEADLINE = 480  # seconds for a command, and for a queue of two experiments
 
 
@@ -36,7 +37,12 @@ class Repository:
             self.environment[f"DVC_{name}_DIR"] = str(path / ".dvc/tmp" / name.lower())
         tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for name in tracked.splitlines():
-            if name.startswith(("stages/", ".dvc/")) or name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+            if name.startswith(("stages/", "packages/", ".dvc/")) or name in (
+                "dvc.yaml",
+                "params.yaml",
+                ".gitignore",
+                ".dvcignore",
+            ):
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, path / name)
         parameters = yaml.safe_load((path / "params.yaml").read_text(encoding="utf-8"))

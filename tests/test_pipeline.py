@@ -7,6 +7,7 @@ clever for that, the test fails rather than guesses.
 import ast
 import contextlib
 import copy
+import functools
 import itertools
 import json
 import re
@@ -25,6 +26,7 @@ from packaging.utils import canonicalize_name
 from stages.ch06_timeseries import generate
 from stages.common.files import file_hash
 from stages.common.params import UndeclaredParameterError, declared_parameters, resolve
+from stages.packages import locked_versions, names_in_pipeline
 from stages.params_schema import first_problem
 from tests.conftest import IN_GIT
 
@@ -120,6 +122,35 @@ def imported_packages(program: Path) -> set[str]:
     return packages(program, imports_at_once) - sys.stdlib_module_names - {"stages"}
 
 
+distributions_of_modules = functools.cache(packages_distributions)
+
+# They take part in how a stage runs, not in what comes of it.
+NO_PART_IN_RESULTS = {"psutil", "pyyaml", "threadpoolctl", "tqdm"}
+# What a package leaves parts of the result to: the encoding of PNG files, numerical algorithms, formats of tables.
+LEAVES_PARTS_TO = {"datasets": {"pyarrow"}, "matplotlib": {"pillow"}, "scikit-learn": {"scipy"}}
+
+
+def packages_behind(stage: str) -> set[str]:
+    """Return the packages whose versions the results of a stage depend on, by the names of the lock file."""
+    imported = packages(step_file(stage), parsed) - sys.stdlib_module_names - {"stages"}
+    distributions = distributions_of_modules()
+    found = {canonicalize_name(name) for module in imported for name in distributions[module]} - NO_PART_IN_RESULTS
+    return found.union(*(LEAVES_PARTS_TO.get(name, ()) for name in found))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_packages_used_are_those_declared(stage):
+    declared = {name for name in STAGES[stage]["deps"] if name.startswith("packages/")}
+    # What a download brings has a hash of its own.
+    used = set() if stage.endswith("_download") else packages_behind(stage)
+    assert declared == {f"packages/{name}.txt" for name in used}
+
+
+def test_versions_of_packages_are_those_of_the_lock_file():
+    written = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "packages").iterdir()}
+    assert len(written) > 10 and written == {name: locked_versions(name) for name in names_in_pipeline()}
+
+
 def missing_from(requirements: str, program: Path) -> list[str]:
     """Return which packages of `imported_packages` an environment with nothing but these requirements lacks."""
     installed, waiting = set(), [Requirement(line) for line in requirements.splitlines() if line.strip()]
@@ -129,7 +160,7 @@ def missing_from(requirements: str, program: Path) -> list[str]:
             installed.add(name)
             needed = map(Requirement, requires(name) or [])
             waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    distributions = packages_distributions()
+    distributions = distributions_of_modules()
     return [
         name
         for name in imported_packages(program)
@@ -424,6 +455,7 @@ def results(name: str) -> set[str]:
     return {resolve(path, {**PARAMS, "item": item}) for entry in entries for path in entry}
 
 
+@functools.cache
 def locked() -> dict:
     return yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"]
 

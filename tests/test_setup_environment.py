@@ -41,11 +41,12 @@ def set_up(tmp_path, monkeypatch):
             commands.append([str(part) for part in command])
             assert options["check"]
             if "uv" in command:
+                assert "--no-config" in command  # the user's own may name another place, too
                 assert command[command.index("--python") + 1] == setup_environment.PYTHON
                 assert options["env"]["VIRTUAL_ENV"] == str(environment)
                 assert not set(setup_environment.LEFT_OUT_FOR_UV) & options["env"].keys()
             else:
-                assert "--no-user" in command
+                assert {"--no-user", "--target="} <= set(command)
         if "uv" not in command and "import pip" not in command:
             assert not set(setup_environment.LEFT_OUT_FOR_PIP) & options["env"].keys()
         return subprocess.CompletedProcess(command, main.status if "import pip" in command else 0, stdout="")
@@ -221,6 +222,14 @@ def test_one_set_up_at_a_time(set_up, monkeypatch, capsys):
             ":env:.index-url='https://c/simple'\nglobal.index-url='https://a/simple'\n",
             {"UV_DEFAULT_INDEX": "https://c/simple"},
         ),
+        (
+            "global.index-url='https://a/simple'\nglobal.index-url='https://old/simple'\n",
+            {"UV_DEFAULT_INDEX": "https://a/simple"},  # what `pip config get` says
+        ),
+        (
+            ":env:.index-url=''\nglobal.index-url='https://a/simple'\n",
+            {"UV_DEFAULT_INDEX": "https://a/simple"},
+        ),
         ("download.index-url='https://d/simple'\nglobal.extra-index-url='https://e/simple'\n", {}),
         (r"global.find-links='\n/a\n/b'", {"UV_FIND_LINKS": "/a,/b"}),
         (r"global.trusted-host='\na\nb'", {"UV_INSECURE_HOST": "a b"}),
@@ -232,9 +241,14 @@ def test_one_set_up_at_a_time(set_up, monkeypatch, capsys):
 )
 def test_packages_come_from_where_pip_has_them(monkeypatch, configured, expected):
     names = ("UV_DEFAULT_INDEX", "UV_FIND_LINKS", "UV_INSECURE_HOST", "SSL_CERT_FILE", "ALL_PROXY")
-    for name in names:
+    for name in (*names, "UV_INDEX_URL", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout=configured))
+
+    def run(command, env, **_):
+        assert env["PIP_QUIET"] == "0"
+        return subprocess.CompletedProcess([], 0, stdout="https://a/simple\n" if "get" in command else configured)
+
+    monkeypatch.setattr(subprocess, "run", run)
     found = setup_environment.uv_environment(setup_environment.pip_settings())
     assert {name: found[name] for name in names if name in found} == expected
     for name in expected:
@@ -243,7 +257,43 @@ def test_packages_come_from_where_pip_has_them(monkeypatch, configured, expected
     assert all(found[name] == "the user's own for uv" for name in expected)
 
 
-@pytest.mark.parametrize(("value", "alone"), [("1", True), ("True", True), ("false", False), ("", False)])
+def test_pip_tells_which_of_its_files_counts(tmp_path, monkeypatch):
+    """Really asked: two files of the user's, and one of them keeps pip quiet."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    own, old = (".config/pip/pip.conf", ".pip/pip.conf") if os.name != "nt" else ("pip/pip.ini", "home/pip/pip.ini")
+    texts = {
+        own: "[global]\nquiet = 1\nindex-url = https://new/simple\n[install]\nno-index = \n",
+        old: "[global]\nindex-url = https://old/simple\ntimeout = 7\nno-index = y\n",
+    }
+    for path, text in texts.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.setenv("APPDATA", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(setup_environment, "PYTHON", Path(sys.executable))
+    found = setup_environment.pip_settings()
+    expected = {"index-url": "https://new/simple", "timeout": "7", "no-index": "y"}
+    assert {name: found.get(name) for name in expected} == expected
+
+
+def test_other_variables_that_lead_to_packages(monkeypatch, tmp_path):
+    (tmp_path / "school.pem").touch()
+    for name in ("SSL_CERT_FILE", "UV_DEFAULT_INDEX", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))  # a folder, which uv doesn't take there
+    assert "SSL_CERT_FILE" not in setup_environment.uv_environment({})
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(tmp_path / "school.pem"))
+    assert setup_environment.uv_environment({})["SSL_CERT_FILE"] == str(tmp_path / "school.pem")
+    assert setup_environment.uv_environment({"cert": "/srv/a.pem"})["SSL_CERT_FILE"] == "/srv/a.pem"
+    monkeypatch.setenv("UV_INDEX_URL", "https://a/simple")
+    assert "UV_DEFAULT_INDEX" not in setup_environment.uv_environment({"index-url": "https://b/simple"})
+
+
+@pytest.mark.parametrize(("value", "alone"), [("1", True), ("y", True), ("True", True), ("false", False), ("", False)])
 def test_a_folder_of_wheels_may_be_the_only_source(set_up, monkeypatch, value, alone):
     monkeypatch.setattr(setup_environment, "pip_settings", lambda: {"no-index": value, "find-links": "/srv/wheels"})
     _, sync = set_up()
@@ -289,7 +339,10 @@ def test_what_counts_as_certificates(monkeypatch, tmp_path):
 
     monkeypatch.setattr(sys, "platform", "linux")
     assert not found(None, None) and not found(None, tmp_path)  # a folder with nothing in it
-    (tmp_path / "0a1b2c3d.0").touch()
+    (tmp_path / "ssl-cert-snakeoil.pem").touch()
+    assert not found(None, tmp_path)
+    for number in range(10):
+        (tmp_path / f"0a1b2c3d.{number}").touch()
     assert found(None, tmp_path) and found("/etc/ssl/cert.pem", None)
 
 

@@ -8,7 +8,7 @@ rows that a network is trained on, and so to training.
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import KFold, train_test_split
+from sklearn.model_selection import GroupKFold, KFold, train_test_split
 
 from stages.common.arrays import save_arrays
 from stages.common.params import declared_parameters
@@ -35,12 +35,16 @@ def transformed(table: pd.DataFrame, features: str) -> pd.DataFrame:
     return table
 
 
-def held_out_folds(rows: int, splits: int, repeats: int, seed: int) -> np.ndarray:
-    """Return (repeats, rows): the number of the fold in which each row is held out, shuffled anew for each repeat."""
+def held_out_folds(rows: int, splits: int, repeats: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Return (repeats, rows): the number of the fold in which each row is held out, shuffled anew for each repeat.
+
+    With `groups`, a number for each row, all rows of a group are held out together.
+    """
+    splitters = KFold if groups is None else GroupKFold
     folds = np.empty((repeats, rows), dtype=np.int64)
     for repeat in range(repeats):
-        splitter = KFold(splits, shuffle=True, random_state=seed_of(seed, repeat) % 2**32)  # it takes 32 bits
-        for fold, (_, held_out) in enumerate(splitter.split(np.zeros(rows))):
+        splitter = splitters(splits, shuffle=True, random_state=seed_of(seed, repeat) % 2**32)  # it takes 32 bits
+        for fold, (_, held_out) in enumerate(splitter.split(np.zeros(rows), groups=groups)):
             folds[repeat, held_out] = fold
     return folds
 

@@ -24,7 +24,8 @@ def random_affine(rotation: float, translation: float, scaling: float, shear: fl
         scale=(1 - scaling, 1 + scaling),
         shear=shear,
         interpolation=v2.InterpolationMode.BILINEAR,
-        fill=-MEAN / DEVIATION,  # black, after normalisation
+        # Black, after normalisation. Where a slanted border covers half of a pixel, it comes out a little lighter.
+        fill=-MEAN / DEVIATION,
     )
 
 

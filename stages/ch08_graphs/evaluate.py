@@ -100,7 +100,8 @@ def embed(values: np.ndarray, seed: int) -> np.ndarray:
     """
     if not np.ptp(values, axis=0).any():
         return np.zeros((len(values), 2), dtype=np.float32)
-    # One thread, whatever n_jobs says: with three or more the order of its sums is a matter of chance.
+    # One thread for its own loops, whatever n_jobs says: with three or more the order of their sums is a matter of
+    # chance. What it starts from is computed by OpenBLAS, whose threads are set for all threads at once (num_threads).
     with threadpool_limits(1):
         return TSNE(init="pca", max_iter=500, random_state=seed, n_jobs=1).fit_transform(values)
 

@@ -123,8 +123,12 @@ def run(destination: Path, expected: str = CONTENT_SHA256) -> int:
         try:
             fetch(FILES, files)
             nodes, citations = read_tables(files)
-        except (DownloadError, OSError, ValueError, IndexError, RuntimeError) as error:
+        except DownloadError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 1
+        except (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+            # Each is what a reader says of a file in another's place.
+            print(f"error: the files ind.cora.* don't fit together: {error}", file=sys.stderr)
             return 1
     edges = citations[["sourceNodeId", "targetNodeId"]].to_numpy()
     words = np.stack(nodes["features"].to_numpy())

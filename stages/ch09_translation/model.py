@@ -60,6 +60,16 @@ class Places(NamedTuple):
         return x.new_zeros(self.shape.numel(), x.shape[1]).index_copy(0, self.numbers, x).unflatten(0, self.shape)
 
 
+def packed(x: torch.Tensor, places: Places | None) -> torch.Tensor:
+    """Return the tokens' vectors (N, D) of x (B, S, D); x itself without places."""
+    return x if places is None else places.pack(x)
+
+
+def unpacked(x: torch.Tensor, places: Places | None) -> torch.Tensor:
+    """Undo `packed`, but for zeros in the padding."""
+    return x if places is None else places.unpack(x)
+
+
 class Embedding(nn.Module):
     """A vector for each token, times √d_model (section 3.4): tokens (B, S) to (B, S, D)."""
 
@@ -147,8 +157,7 @@ class MultiHeadAttention(nn.Module):
         self.keep_maps = False
 
     def split(self, x: torch.Tensor, places: Places | None = None) -> torch.Tensor:
-        x = x if places is None else places.unpack(x)
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, S, D) to (B, H, S, D/H)
+        return unpacked(x, places).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, S, D) to (B, H, S, D/H)
 
     def keys_and_values(self, x: torch.Tensor, places: Places | None = None) -> KeyValue:
         """Return those of x: (B, S, D), or (N, D) with the places of its tokens."""
@@ -178,7 +187,7 @@ class MultiHeadAttention(nn.Module):
         else:
             values = F.scaled_dot_product_attention(query, *seen, attn_mask=mask, dropout_p=dropped, is_causal=causal)
         values = values.transpose(1, 2).flatten(2)  # (B, H, T, D/H) to (B, T, D)
-        return self.w_o(values if places is None else places.pack(values))
+        return self.w_o(packed(values, places))
 
 
 class FeedForward(nn.Module):
@@ -318,23 +327,20 @@ class Transformer(nn.Module):
 
     def encode(self, src: torch.Tensor, src_mask: torch.Tensor) -> torch.Tensor:
         """Return the encoded source (B, S, D) of tokens (B, S)."""
-        x, places = self.positions(self.src_embedding(src)), Places.of(src != self.pad)
-        x = x if places is None else places.pack(x)
+        places = Places.of(src != self.pad)
+        x = packed(self.positions(self.src_embedding(src)), places)
         for layer in self.encoder:
             x = layer(x, src_mask, places)
-        x = self.encoder_norm(x)
-        return x if places is None else places.unpack(x)
+        return unpacked(self.encoder_norm(x), places)
 
     def decode(self, tgt: torch.Tensor, memory: torch.Tensor, src_mask: torch.Tensor) -> torch.Tensor:
         """Return for tokens (B, T) what the next one is told from, (B, T, D); memory (B, S, D): the encoded source."""
-        x, places = self.positions(self.tgt_embedding(tgt)), Places.of(tgt != self.pad)
-        x = x if places is None else places.pack(x)
-        memory, memory_places = as_multiplied(memory), Places.of(src_mask[:, 0, 0])
-        memory = memory if memory_places is None else memory_places.pack(memory)
+        places, memory_places = Places.of(tgt != self.pad), Places.of(src_mask[:, 0, 0])
+        x = packed(self.positions(self.tgt_embedding(tgt)), places)
+        memory = packed(as_multiplied(memory), memory_places)
         for layer in self.decoder:
             x = layer(x, layer.cross_attention.keys_and_values(memory, memory_places), src_mask, places)
-        x = self.decoder_norm(x)
-        return x if places is None else places.unpack(x)
+        return unpacked(self.decoder_norm(x), places)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits (…, V) of the next token from (…, D)."""

@@ -123,6 +123,7 @@ def plot_table(texts: list[dict], bleu: float, path: Path) -> None:
     for (row, _), cell in table.get_celld().items():
         cell.set_height(heights[row] / sum(heights))
         cell.set_linewidth(0.3)
+        cell.get_text().set_parse_math(False)  # a text with two dollars in it is no formula
         if row == 0:
             cell.set_text_props(weight="bold")
         else:

@@ -72,7 +72,7 @@ def save_tokenizers(tokenizers: tuple[Tokenizer, Tokenizer], path: Path) -> None
 
 
 def save_corpus(parts: dict[str, dict[str, list]], folder: Path, digest: str) -> None:
-    """Write a `datasets.DatasetDict`; its fingerprint is the digest, because by default it is a random one."""
+    """Write a `datasets.DatasetDict`; its fingerprint is the digest: by default it depends on the library's version."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -85,6 +85,8 @@ def save_corpus(parts: dict[str, dict[str, list]], folder: Path, digest: str) ->
         dataset[part] = datasets.Dataset(table.data, table.info, fingerprint=f"{digest}-{part}")
     with placed(folder) as temporary:
         dataset.save_to_disk(temporary)
+        for path in temporary.rglob("*.json"):  # with Windows' ends of lines there
+            path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n"))
         shutil.rmtree(folder, ignore_errors=True)
 
 

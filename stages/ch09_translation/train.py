@@ -4,7 +4,8 @@ In: data/prepared/ch09/: corpus, counts.json, and tokenizers.json for its hash. 
 data/models/ch09/transformer.safetensors, with the shape of the network and that hash; metrics/history/ch09.csv with the
 loss of every epoch; and a run in MLflow. Every epoch leaves a checkpoint from which a killed training goes on.
 
-`ch09.launcher` starts it: in one process, or in several that share each batch and end with the same weights.
+`ch09.launcher` starts it: in one process, or in several that share each batch and end with the same weights. Going on
+changes no byte with one process or two; more add up the gradients of the first step in another order.
 """
 
 from stages.common import tracking
@@ -83,7 +84,7 @@ def precision_of(accelerator: Accelerator) -> str:
 
 
 def share_of(numbers: np.ndarray, rank: int, processes: int) -> np.ndarray:
-    """Return the pairs of a batch that process `rank` takes: every so many-th, so that all have some of each length."""
+    """Return the pairs of a batch that process `rank` takes: every so many-th, so that each has all lengths."""
     return numbers[rank::processes]
 
 
@@ -232,15 +233,18 @@ class Trainer:
         self.started -= state["seconds"]  # training counts, not the break
 
 
-def start(device: torch.device, precision: str) -> Accelerator:
-    """Return accelerate's view of the processes that `ch09.launcher` started.
+def start(device: torch.device, precision: str, threads: int) -> Accelerator:
+    """Return accelerate's view of the processes that `ch09.launcher` started, each with so many threads.
 
     Raises:
-        SystemExit: with one line, if it doesn't see as many as were asked for.
+        SystemExit: with one line, if it doesn't see as many as were asked for, or the launcher is of no use.
     """
     # A cluster may set the port, too; the precision is the launcher's own.
     if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
-        raise SystemExit("ch09.launcher: without GPUs accelerate launch starts one process, however many are asked for")
+        raise SystemExit(
+            "ch09.launcher: without GPUs accelerate launch starts one process, or leaves it to MPI: take torchrun"
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # or accelerate might take a thread for each core
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision(precision, device))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
@@ -252,13 +256,13 @@ def main() -> None:
     parameters = declared_parameters("ch09_train")
     recipe = parameters.ch09.active
     keep_freed_memory()
-    if not BY_ONEDNN:  # else the products have few shapes
+    if not BY_ONEDNN or recipe.precision == "bfloat16":  # else the products have few shapes
         keep_few_kernels()
     # Several processes on one machine share its threads.
     threads = max(1, parameters.ch09.num_threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     device = find_device(parameters.device)
     set_up_torch(parameters.seed, threads, device)
-    accelerator = start(device, recipe.precision)
+    accelerator = start(device, recipe.precision, threads)
 
     import datasets
 
@@ -289,8 +293,9 @@ def main() -> None:
         trainer.train_epoch(*parts["train"], seed=parameters.seed, **batching)
         trainer.validate(*parts["val"], recipe.epochs)
         if accelerator.is_main_process:
+            # The others wait in the next epoch's first step. Not at a barrier: where there is a GPU, accelerate's wants
+            # one for each process, also if they compute on the CPU.
             trainer.save(checkpoint)
-        accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         # One metadata key: with more of them the bytes vary from process to process.
         tokenizers = file_hash(TOKENIZERS, "sha256")

@@ -433,7 +433,8 @@ def _judge(error: Exception, patience: Patience) -> tuple[str, int, bool]:
 def _complaint(log: str, status: int) -> str:
     """What pip or npm said went wrong, from the lines it printed."""
     log = re.sub(r"\x1b\[[0-9;]*m", "", log)  # colours, which they may be told to write to a file, too
-    of_pip = re.findall(r"^ERROR: (.+)", log, re.MULTILINE)[-1:]  # its last line says it shortest, but not why
+    # Its last line says it shortest, but not why. Some errors have a name, and what went wrong in the line after that.
+    of_pip = re.findall(r"^(?:ERROR: |error: [\w-]+\n+(?:× )?)(.+)", log, re.MULTILINE)[-1:]
     network = re.findall(r"connection broken by (.+)", log)[-1:]
     of_npm = re.findall(r"^npm (?:error|ERR!) (.+)", log, re.MULTILINE)
     text = "; ".join([*of_pip, *network, *of_npm] or log.strip().splitlines()[-1:] or ["it said nothing"])

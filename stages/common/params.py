@@ -39,6 +39,7 @@ class ParametersError(Exception):
 class Yaml12Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """Reads plain scalars by YAML 1.2, as DVC does: 1e-5 is a number, 010 is ten, and yes is a word.
 
+    It differs from DVC in what no parameter is written like, such as 1_000 and dates.
     With libyaml, where PyYAML was built with it, in a tenth of the time.
     """
 

@@ -30,7 +30,7 @@ def _whole_blocks(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """F.linear by oneDNN, which takes transposed matrices as they are."""
+    """F.linear by oneDNN, which takes a transposed weight as it is, and copies a transposed x."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -98,6 +98,14 @@ def test_each_row_is_held_out_once_a_repeat():
     assert not any(np.array_equal(own, other) for own in folds for other in others)
 
 
+def test_groups_are_held_out_whole():
+    groups = np.arange(23) // 2
+    folds = held_out_folds(23, 5, 3, seed=0, groups=groups)
+    assert all(set(repeat) == set(range(5)) for repeat in folds)
+    np.testing.assert_array_equal(folds[:, :-1:2], folds[:, 1::2])
+    assert not np.array_equal(folds[0], folds[1])
+
+
 def test_fold_splits_by_hand():
     splits = [(train.tolist(), held.tolist()) for train, held in fold_splits(np.array([[0, 1, 0, 1], [1, 1, 0, 0]]))]
     assert splits == [([1, 3], [0, 2]), ([0, 2], [1, 3]), ([0, 1], [2, 3]), ([2, 3], [0, 1])]

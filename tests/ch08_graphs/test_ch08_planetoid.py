@@ -135,6 +135,13 @@ def test_a_bad_file_in_the_mirror_is_reported_with_every_source(both, monkeypatc
     assert "ind.cora.x: no source gave it" in lines and "the pickle asks for builtins.print" in lines
 
 
+@pytest.mark.parametrize(("name", "content"), [("graph", np.arange(3)), ("x", {0: [1]})])
+def test_a_file_in_anothers_place_is_one_line(both, name, content, capfd):
+    Path(f"mirror/ch08/ind.cora.{name}").write_bytes(pickle.dumps(content))
+    assert run(RAW) == 1
+    assert "error: the files ind.cora.* don't fit together: " in capfd.readouterr().err.splitlines()[-1]
+
+
 def mirror_only(file):
     from dataclasses import replace
 

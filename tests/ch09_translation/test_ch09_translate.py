@@ -252,7 +252,7 @@ def test_opus_books_comes_from_the_hubs_path_and_is_read(open_workspace, tmp_pat
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setitem(download.SHA256, "opus_books", file_hash(tmp_path / "books.parquet", "sha256"))
     with open_workspace({"ch09.corpus": "opus_books"}) as workspace:
         workspace.monkeypatch.setattr(sys, "argv", ["download"])

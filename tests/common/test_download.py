@@ -621,6 +621,21 @@ def test_failures_of_a_wheel(folder, wheels):
     assert reasons[5] == "exit status 2: no such option: --no-such-option"
 
 
+@pytest.mark.parametrize("mark", ["× ", ""])  # none where the console has no such letter
+def test_errors_of_pip_that_have_a_name(mark):
+    log = f"""Collecting tiny==1.0
+WARNING: Connection interrupted while downloading.
+error: incomplete-download
+
+{mark}Download failed because not enough bytes were received (100 bytes/5.0 kB)
+╰─> URL: http://127.0.0.1:1/simple/tiny/tiny-1.0-py3-none-any.whl
+
+hint: Consider using --resume-retries to enable download resumption.
+"""
+    reason = "exit status 1: Download failed because not enough bytes were received (100 bytes/5.0 kB)"
+    assert download._complaint(log, 1) == reason
+
+
 def test_pip_in_colours_is_understood(folder, wheels, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     ((_, reason),) = failure(data_file(PyPISource("absent==1.0", "absent/table.csv")), folder)
