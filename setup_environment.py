@@ -9,8 +9,8 @@ that index; `--torch-index ""` goes back to the lock file's own.
 from __future__ import annotations  # so that an older Python gets as far as the line that refuses it
 
 import argparse
-import ast
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -40,6 +40,13 @@ LEFT_OUT_FOR_UV = (
     *("UV_TORCH_BACKEND", "UV_INDEX", "UV_EXTRA_INDEX_URL"),
 )
 LEFT_OUT_FOR_PIP = ("PIP_PYTHON", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+ASK_PIP = """
+import json
+from pip._internal.commands import create_command
+chosen = vars(create_command("install").parser.get_default_values())
+names = ("index_url", "no_index", "find_links", "trusted_hosts", "cert", "proxy")
+print(json.dumps({name: chosen[name] for name in names}))
+"""
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
@@ -52,7 +59,7 @@ def locked(package: str) -> list[str]:
     """Return those of `pins` that pin `package`: several, where its version depends on Python's or the system."""
     found = [pin for pin in pins() if pin.startswith(f"{package}==")]
     if not found:
-        raise SystemExit(f"{LOCK.name} has no {package}: run `make lock`")
+        raise SystemExit(f"{LOCK.name} has no {package}: name it in pyproject.toml and run `make lock`")
     return found
 
 
@@ -61,26 +68,14 @@ def pip_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in LEFT_OUT_FOR_PIP}
 
 
-def pip_settings() -> dict[str, str]:
-    """Return what pip is configured for, by the names of its options, such as "index-url"."""
-    environment = {**pip_environment(), "PIP_QUIET": "0"}  # told to be quiet, it lists nothing
+def pip_settings() -> dict:
+    """Return where `pip install` would take packages from, by pip's names, as it puts together files and variables.
 
-    def asked(*question: str) -> str:
-        command = [PYTHON, "-m", "pip", "config", *question]
-        return subprocess.run(command, capture_output=True, text=True, env=environment).stdout
-
-    listed = re.findall(r"^((\S+)\.([\w-]+))=(['\"].*['\"])$", asked("list"), re.MULTILINE)
-    keys = [key for key, *_ in listed]
-    settings = {}
-    # As pip: its variable counts most, then what is set for its command, then what is set for all; and as if it weren't
-    # there, what is empty.
-    for wanted in ("global", "install", ":env:"):
-        for key, section, name, value in listed:
-            if section == wanted:
-                # Of several files, listed by their names, pip knows which one counts.
-                found = asked("get", key).strip() if keys.count(key) > 1 else ast.literal_eval(value)
-                settings.update({name: found} if found else {})
-    return settings
+    Of pip's own code, since `pip config` doesn't tell which of several files counts.
+    """
+    command = [PYTHON, "-I", "-c", ASK_PIP]
+    asked = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=pip_environment())
+    return {} if asked.returncode else json.loads(asked.stdout)  # what is wrong with its settings, pip will say itself
 
 
 def has_certificates() -> bool:
@@ -90,7 +85,7 @@ def has_certificates() -> bool:
     return sys.platform in ("win32", "darwin") or bool(paths.cafile) or several
 
 
-def uv_environment(settings: dict[str, str]) -> dict[str, str]:
+def uv_environment(settings: dict) -> dict[str, str]:
     """Return the variables for uv, with pip's settings, which uv doesn't look up; the user's own for uv count more.
 
     An extra index is left out: of several uv takes the first that has a package, and its file may be another build.
@@ -100,9 +95,9 @@ def uv_environment(settings: dict[str, str]) -> dict[str, str]:
     certificates = [settings.get("cert"), *(path for path in named if Path(path).is_file())]
     of_pip = {
         # uv prefers this variable to the older one.
-        "UV_DEFAULT_INDEX": None if variables.get("UV_INDEX_URL") else settings.get("index-url"),
-        "UV_FIND_LINKS": ",".join(settings.get("find-links", "").split()),
-        "UV_INSECURE_HOST": " ".join(settings.get("trusted-host", "").split()),
+        "UV_DEFAULT_INDEX": None if variables.get("UV_INDEX_URL") else settings.get("index_url"),
+        "UV_FIND_LINKS": ",".join(settings.get("find_links", ())),
+        "UV_INSECURE_HOST": " ".join(settings.get("trusted_hosts", ())),
         "SSL_CERT_FILE": next(filter(None, certificates), None),
         "ALL_PROXY": settings.get("proxy"),
     }
@@ -214,8 +209,8 @@ def set_up(stamp: str) -> None:
     variables = uv_environment(settings)
     try:
         subprocess.run([*pip, "-r", installer], check=True, env=pip_environment())
-        alone_here = settings.get("no-index", "").lower() in ("1", "on", "true", "t", "yes", "y")
-        sync = [*uv, "sync", "--require-hashes", *options, *(["--no-index"] if alone_here else []), locked_here]
+        alone_here = ["--no-index"] if settings.get("no_index") else []
+        sync = [*uv, "sync", "--require-hashes", *options, *alone_here, locked_here]
         subprocess.run(sync, check=True, env=variables)
         if index:
             torch = [pin.split()[0] for pin in pins() if OF_TORCH.match(pin)]

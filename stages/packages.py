@@ -29,7 +29,7 @@ def check_installed() -> None:
     for path in sorted(FOLDER.glob("*.txt")):
         try:
             versions = [Requirement(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except InvalidRequirement as error:
+        except (InvalidRequirement, UnicodeDecodeError) as error:
             raise ParametersError(" ".join(str(error).split()), path.as_posix()) from None
         for wanted in versions:
             if wanted.marker is not None and not wanted.marker.evaluate():
@@ -41,7 +41,8 @@ def check_installed() -> None:
             if here == "missing" or not wanted.specifier.contains(here, prereleases=True):
                 raise ParametersError(
                     f"{wanted.name} {str(wanted.specifier).removeprefix('==')} is wanted and here it is {here}: "
-                    "python setup_environment.py installs what requirements.lock has",
+                    "python setup_environment.py installs, and python -m stages.packages writes down, what "
+                    "requirements.lock has",
                     path.as_posix(),
                 )
 

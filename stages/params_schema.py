@@ -69,7 +69,7 @@ def first_problem(values: dict) -> str | None:
                 )
                 return f"{key} = {value}: must have {bound} values"
         return f"{key} = {value}: {message[0].lower()}{message[1:]}"
-    check_installed()  # here, since every stage comes by
+    check_installed()  # here, since every stage comes by that reads a parameter
     return None
 
 

@@ -37,12 +37,7 @@ class Repository:
             self.environment[f"DVC_{name}_DIR"] = str(path / ".dvc/tmp" / name.lower())
         tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for name in tracked.splitlines():
-            if name.startswith(("stages/", "packages/", ".dvc/")) or name in (
-                "dvc.yaml",
-                "params.yaml",
-                ".gitignore",
-                ".dvcignore",
-            ):
+            if name.startswith(("stages/", "packages/", ".dvc/")) or name in FILES:
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, path / name)
         parameters = yaml.safe_load((path / "params.yaml").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from stages.common.params import ParametersError, declared_parameters
 from stages.packages import check_installed
 
 TORCH = version("torch")
-WAY_OUT = "python setup_environment.py installs what requirements.lock has"
+WAY_OUT = "python setup_environment.py installs, and python -m stages.packages writes down, what requirements.lock has"
 
 
 @pytest.fixture
@@ -47,8 +47,9 @@ def test_what_is_refused(here, text, problem):
     assert (error.value.file, str(error.value)) == ("packages/torch.txt", problem)
 
 
-def test_what_is_no_requirement_is_told_in_one_line(here):
-    (here / "torch.txt").write_text("<<<<<<< HEAD\n")
+@pytest.mark.parametrize("content", [b"<<<<<<< HEAD\n", "torch==1.2.3".encode("utf-16")])
+def test_what_is_no_requirement_is_told_in_one_line(here, content):
+    (here / "torch.txt").write_bytes(content)
     with pytest.raises(ParametersError) as error:
         check_installed()
     assert "\n" not in str(error.value)

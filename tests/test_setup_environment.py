@@ -37,7 +37,7 @@ def set_up(tmp_path, monkeypatch):
     commands: list[list[str]] = []
 
     def run(command, **options):
-        if "config" not in command and "import pip" not in command:  # which ask for pip's settings, and for pip
+        if not {setup_environment.ASK_PIP, "import pip"} & set(command):  # which ask for pip's settings, and for pip
             commands.append([str(part) for part in command])
             assert options["check"]
             if "uv" in command:
@@ -49,7 +49,7 @@ def set_up(tmp_path, monkeypatch):
                 assert {"--no-user", "--target="} <= set(command)
         if "uv" not in command and "import pip" not in command:
             assert not set(setup_environment.LEFT_OUT_FOR_PIP) & options["env"].keys()
-        return subprocess.CompletedProcess(command, main.status if "import pip" in command else 0, stdout="")
+        return subprocess.CompletedProcess(command, main.status if "import pip" in command else 0, stdout="{}")
 
     for name in (*setup_environment.LEFT_OUT_FOR_UV, *setup_environment.LEFT_OUT_FOR_PIP):
         monkeypatch.setenv(name, "elsewhere")  # a user's own, which are to lead nowhere
@@ -118,7 +118,7 @@ def test_what_failed_is_done_again_with_the_same_index(set_up, monkeypatch):
     def fail(command, check=False, **_):
         if check:
             raise subprocess.CalledProcessError(1, command)
-        return subprocess.CompletedProcess(command, 0, stdout="")
+        return subprocess.CompletedProcess(command, 0, stdout="{}")
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", ["setup_environment.py", "--torch-index", "folder"])
@@ -209,75 +209,89 @@ def test_one_set_up_at_a_time(set_up, monkeypatch, capsys):
     assert "waiting" in capsys.readouterr().out
 
 
+@pytest.fixture
+def pip_of(tmp_path, monkeypatch):
+    """Return pip's own settings where the user has these files, by their names in this folder, and variables."""
+    for name in [name for name in os.environ if name.startswith(("PIP_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    homes = {"HOME": "", "USERPROFILE": "home", "APPDATA": "", "WIN_PD_OVERRIDE_APPDATA": ""}
+    for name, folder in homes.items():
+        monkeypatch.setenv(name, str(tmp_path / folder))
+
+    def settings(files: dict[str, str], **variables: str) -> dict:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with monkeypatch.context() as patch:
+            patch.setattr(setup_environment, "PYTHON", Path(sys.executable))
+            return setup_environment.pip_settings()
+
+    return settings
+
+
+OWN, OLD = (".config/pip/pip.conf", ".pip/pip.conf") if os.name != "nt" else ("pip/pip.ini", "home/pip/pip.ini")
+
+
 @pytest.mark.parametrize(
-    ("configured", "expected"),
+    ("files", "variables", "expected"),
     [
-        ("", {}),
-        ("global.index-url='https://a/simple'\nglobal.timeout='60'\n", {"UV_DEFAULT_INDEX": "https://a/simple"}),
+        ({OWN: "[install]\nindex-url = https://a/simple"}, {}, {"UV_DEFAULT_INDEX": "https://a/simple"}),
         (
-            "global.index-url='https://a/simple'\ninstall.index-url='https://b/simple'\n",
+            {OWN: "[global]\nindex-url = https://a/simple\n[install]\nindex-url = https://b/simple"},
+            {},
             {"UV_DEFAULT_INDEX": "https://b/simple"},
         ),
         (
-            ":env:.index-url='https://c/simple'\nglobal.index-url='https://a/simple'\n",
+            {
+                OWN: "[install]\nquiet = 1\nindex-url = https://a/simple",
+                OLD: "[install]\nindex-url = https://old/simple",
+            },
+            {"PIP_VERBOSE": "2"},
+            {"UV_DEFAULT_INDEX": "https://a/simple"},
+        ),
+        (
+            {OWN: "[install]\nindex-url = https://a/simple"},
+            {"PIP_INDEX_URL": "https://c/simple"},
             {"UV_DEFAULT_INDEX": "https://c/simple"},
         ),
         (
-            "global.index-url='https://a/simple'\nglobal.index-url='https://old/simple'\n",
-            {"UV_DEFAULT_INDEX": "https://a/simple"},  # what `pip config get` says
-        ),
-        (
-            ":env:.index-url=''\nglobal.index-url='https://a/simple'\n",
+            {OWN: "[install]\nindex-url = https://a/simple"},
+            {"PIP_INDEX_URL": ""},
             {"UV_DEFAULT_INDEX": "https://a/simple"},
         ),
-        ("download.index-url='https://d/simple'\nglobal.extra-index-url='https://e/simple'\n", {}),
-        (r"global.find-links='\n/a\n/b'", {"UV_FIND_LINKS": "/a,/b"}),
-        (r"global.trusted-host='\na\nb'", {"UV_INSECURE_HOST": "a b"}),
+        ({OWN: "[install]\nfind-links =\n    /a\n    /b"}, {}, {"UV_FIND_LINKS": "/a,/b"}),
+        ({}, {"PIP_TRUSTED_HOST": "a b"}, {"UV_INSECURE_HOST": "a b"}),
         (
-            "global.trusted-host='e'\nglobal.cert='/srv/school.pem'\nglobal.proxy='http://school:3128'\n",
-            {"UV_INSECURE_HOST": "e", "SSL_CERT_FILE": "/srv/school.pem", "ALL_PROXY": "http://school:3128"},
+            {OWN: "[install]\ncert = /srv/school.pem\nproxy = http://school:3128"},
+            {},
+            {"SSL_CERT_FILE": "/srv/school.pem", "ALL_PROXY": "http://school:3128"},
         ),
     ],
 )
-def test_packages_come_from_where_pip_has_them(monkeypatch, configured, expected):
-    names = ("UV_DEFAULT_INDEX", "UV_FIND_LINKS", "UV_INSECURE_HOST", "SSL_CERT_FILE", "ALL_PROXY")
-    for name in (*names, "UV_INDEX_URL", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+def test_packages_come_from_where_pip_has_them(pip_of, monkeypatch, files, variables, expected):
+    for name in ("UV_INDEX_URL", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", *expected):
         monkeypatch.delenv(name, raising=False)
-
-    def run(command, env, **_):
-        assert env["PIP_QUIET"] == "0"
-        return subprocess.CompletedProcess([], 0, stdout="https://a/simple\n" if "get" in command else configured)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    found = setup_environment.uv_environment(setup_environment.pip_settings())
-    assert {name: found[name] for name in names if name in found} == expected
+    settings = pip_of(files, **variables)
+    found = setup_environment.uv_environment(settings)
+    assert {name: found.get(name) for name in expected} == expected
     for name in expected:
         monkeypatch.setenv(name, "the user's own for uv")
-    found = setup_environment.uv_environment(setup_environment.pip_settings())
+    found = setup_environment.uv_environment(settings)
     assert all(found[name] == "the user's own for uv" for name in expected)
 
 
-def test_pip_tells_which_of_its_files_counts(tmp_path, monkeypatch):
-    """Really asked: two files of the user's, and one of them keeps pip quiet."""
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    own, old = (".config/pip/pip.conf", ".pip/pip.conf") if os.name != "nt" else ("pip/pip.ini", "home/pip/pip.ini")
-    texts = {
-        own: "[global]\nquiet = 1\nindex-url = https://new/simple\n[install]\nno-index = \n",
-        old: "[global]\nindex-url = https://old/simple\ntimeout = 7\nno-index = y\n",
-    }
-    for path, text in texts.items():
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text(text)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
-    monkeypatch.setenv("APPDATA", str(tmp_path))
-    for name in ("XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(setup_environment, "PYTHON", Path(sys.executable))
-    found = setup_environment.pip_settings()
-    expected = {"index-url": "https://new/simple", "timeout": "7", "no-index": "y"}
-    assert {name: found.get(name) for name in expected} == expected
+@pytest.mark.parametrize(("value", "alone"), [("1", True), ("y", True), ("True", True), ("false", False), ("", False)])
+def test_a_folder_of_wheels_may_be_the_only_source(pip_of, set_up, monkeypatch, value, alone):
+    settings = pip_of({}, PIP_NO_INDEX=value)
+    monkeypatch.setattr(setup_environment, "pip_settings", lambda: settings)
+    _, sync = set_up()
+    assert ("--no-index" in sync) == alone
+
+
+def test_settings_that_pip_cannot_read_are_left_to_pip(pip_of):
+    assert pip_of({}, PIP_NO_INDEX="perhaps") == {}
 
 
 def test_other_variables_that_lead_to_packages(monkeypatch, tmp_path):
@@ -290,14 +304,7 @@ def test_other_variables_that_lead_to_packages(monkeypatch, tmp_path):
     assert setup_environment.uv_environment({})["SSL_CERT_FILE"] == str(tmp_path / "school.pem")
     assert setup_environment.uv_environment({"cert": "/srv/a.pem"})["SSL_CERT_FILE"] == "/srv/a.pem"
     monkeypatch.setenv("UV_INDEX_URL", "https://a/simple")
-    assert "UV_DEFAULT_INDEX" not in setup_environment.uv_environment({"index-url": "https://b/simple"})
-
-
-@pytest.mark.parametrize(("value", "alone"), [("1", True), ("y", True), ("True", True), ("false", False), ("", False)])
-def test_a_folder_of_wheels_may_be_the_only_source(set_up, monkeypatch, value, alone):
-    monkeypatch.setattr(setup_environment, "pip_settings", lambda: {"no-index": value, "find-links": "/srv/wheels"})
-    _, sync = set_up()
-    assert ("--no-index" in sync) == alone
+    assert "UV_DEFAULT_INDEX" not in setup_environment.uv_environment({"index_url": "https://b/simple"})
 
 
 def test_a_program_of_the_environment_that_runs_is_one_line(set_up, monkeypatch):

@@ -122,10 +122,11 @@ def run(destination: Path, expected: str = CONTENT_SHA256) -> int:
         files = Path(folder) / destination.name  # a mirror keeps them under the chapter's name
         try:
             fetch(FILES, files)
-            nodes, citations = read_tables(files)
-        except DownloadError as error:
+        except (DownloadError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        try:
+            nodes, citations = read_tables(files)
         except (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
             # Each is what a reader says of a file in another's place.
             print(f"error: the files ind.cora.* don't fit together: {error}", file=sys.stderr)

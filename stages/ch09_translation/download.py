@@ -34,7 +34,7 @@ def file_of(corpus: str) -> DataFile:
         return DataFile("homeassistant.whl", SHA256[corpus], (source,))
     from huggingface_hub import hf_hub_url
 
-    hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
     url = hf_hub_url(OPUS_BOOKS, OPUS_BOOKS_FILE, repo_type="dataset", revision=OPUS_BOOKS_REVISION, endpoint=hub)
     return DataFile("opus_books.parquet", SHA256[corpus], (UrlSource(url),))
 

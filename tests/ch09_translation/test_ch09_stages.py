@@ -260,8 +260,8 @@ def test_two_processes_learn_as_one(prepared):
 def test_one_process_a_machine_keeps_to_its_threads():
     """As torchrun starts it, which leaves OMP_NUM_THREADS unset there: accelerate would take a thread for each core."""
     program = (
-        "import torch; from stages.ch09_translation.train import start; torch.set_num_threads(1); "
-        'start(torch.device("cpu"), "float32", 1); print(torch.get_num_threads())'
+        "import torch; from stages.ch09_translation.train import start; torch.set_num_threads(3); "
+        'start(torch.device("cpu"), "float32", 3); print(torch.get_num_threads())'
     )
     variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     with socket.create_server(("127.0.0.1", 0)) as server:  # a free port
@@ -269,11 +269,12 @@ def test_one_process_a_machine_keeps_to_its_threads():
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment = {**inherited, **variables, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "1\n", done.stderr
+    assert done.stdout == "3\n", done.stderr
 
 
 def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or it would be set for the tests that follow
     monkeypatch.setattr(train, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
     with pytest.raises(SystemExit) as error:
         train.start(torch.device("cpu"), "float32", 1)
@@ -283,6 +284,7 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
 def test_a_launcher_that_starts_one_process_of_several_is_refused(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(train, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
     monkeypatch.setenv("MASTER_PORT", "29500")  # by itself it may be a cluster's
     assert train.start(torch.device("cpu"), "float32", 1).num_processes == 1
