@@ -117,9 +117,9 @@ def packages(path: Path, read: Callable[[Path], ast.Module]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def imported_packages(program: Path) -> set[str]:
-    """Return the packages, none of Python's own and ours, that are loaded with a program."""
-    return packages(program, imports_at_once) - sys.stdlib_module_names - {"stages"}
+def imported_packages(program: Path, read: Callable[[Path], ast.Module] = imports_at_once) -> set[str]:
+    """Return the packages, none of Python's own and ours, that a program takes, by default as it is loaded."""
+    return packages(program, read) - sys.stdlib_module_names - {"stages"}
 
 
 distributions_of_modules = functools.cache(packages_distributions)
@@ -137,9 +137,8 @@ LEAVES_PARTS_TO = {
 
 def packages_behind(stage: str) -> set[str]:
     """Return the packages whose versions the results of a stage depend on, by the names of the lock file."""
-    imported = packages(step_file(stage), parsed) - sys.stdlib_module_names - {"stages"}
-    distributions = distributions_of_modules()
-    found = {canonicalize_name(name) for module in imported for name in distributions[module]} - NO_PART_IN_RESULTS
+    distributions, modules = distributions_of_modules(), imported_packages(step_file(stage), parsed)
+    found = {canonicalize_name(name) for module in modules for name in distributions[module]} - NO_PART_IN_RESULTS
     return found.union(*(LEAVES_PARTS_TO.get(name, ()) for name in found))
 
 

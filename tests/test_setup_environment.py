@@ -237,6 +237,8 @@ OWN, OLD = (".config/pip/pip.conf", ".pip/pip.conf") if os.name != "nt" else ("p
 @pytest.mark.parametrize(
     ("files", "variables", "expected"),
     [
+        ({OWN: "[global]\ntimeout = 60\n[download]\nindex-url = https://d/simple"}, {}, {}),
+        ({OWN: "[install]\nextra-index-url = https://e/simple"}, {}, {}),
         ({OWN: "[install]\nindex-url = https://a/simple"}, {}, {"UV_DEFAULT_INDEX": "https://a/simple"}),
         (
             {OWN: "[global]\nindex-url = https://a/simple\n[install]\nindex-url = https://b/simple"},
@@ -271,11 +273,18 @@ OWN, OLD = (".config/pip/pip.conf", ".pip/pip.conf") if os.name != "nt" else ("p
     ],
 )
 def test_packages_come_from_where_pip_has_them(pip_of, monkeypatch, files, variables, expected):
-    for name in ("UV_INDEX_URL", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", *expected):
+    names = ("UV_DEFAULT_INDEX", "UV_FIND_LINKS", "UV_INSECURE_HOST", "SSL_CERT_FILE", "ALL_PROXY")
+    for name in (*names, "UV_INDEX_URL", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
+
+    def handed_over(settings: dict) -> dict[str, str]:
+        found = setup_environment.uv_environment(settings)
+        assert "https://e/simple" not in found.values()
+        return {name: found[name] for name in names if name in found}
+
+    of_the_machine = handed_over(pip_of({}))  # a file for all its users may say something, too
     settings = pip_of(files, **variables)
-    found = setup_environment.uv_environment(settings)
-    assert {name: found.get(name) for name in expected} == expected
+    assert handed_over(settings) == {**of_the_machine, **expected}
     for name in expected:
         monkeypatch.setenv(name, "the user's own for uv")
     found = setup_environment.uv_environment(settings)
