@@ -29,8 +29,8 @@ ARRAYS = "data/evaluated/ch01/arrays.npz"
 def rounding_errors(sizes: list[int], kind: str, rows: int, seed: int) -> dict[str, np.ndarray]:
     """Return method to the rounding error of its float32 product at each size, shape (sizes,).
 
-    The error is the root mean square of the difference to the product in float64, relative to the root mean square of
-    that product, over the first `rows` rows: enough to tell, and the loops take as long as they are many.
+    It is that of the first `rows` rows of x times y, enough to tell, since the loops take as long as the rows are many:
+    the root mean square of the difference to that product in float64, relative to the root mean square of the product.
     """
     errors = {name: [] for name in PRODUCTS}
     for size in sizes:

@@ -89,6 +89,7 @@ STATEMENTS = [  # topic, expression that must be true
     ("joining", "torch.stack([x1, x2]).shape == (2, *x1.shape)  # a new dimension; cat has none"),
     ("joining", "raises(lambda: torch.stack([x1, x1.T])) == 'RuntimeError'"),
     ("transposition", "raises(lambda: torch.zeros(2, 3, 4).t()) == 'RuntimeError'  # of matrices only"),
+    ("transposition", "torch.zeros(2, 3, 4).mT.shape == (2, 4, 3)  # of each matrix; T would turn all three round"),
     ("transposition", "x1.T.data_ptr() == x1.data_ptr() and not x1.T.is_contiguous()"),
     ("shape", "tens.view(9, 1).data_ptr() == tens.data_ptr()  # another look at the same memory"),
     ("shape", "raises(lambda: tens.view(2, 5)) == 'RuntimeError'"),
@@ -151,7 +152,7 @@ def written(value: object) -> str:
 
 
 def run_operations(seed: int, device: torch.device) -> list[dict[str, str | bool]]:
-    """Evaluate every operation on float32 tensors, and NumPy's expression on the same numbers in float64.
+    """Evaluate every operation on tensors (float32 where not of integers), and NumPy's expression in float64.
 
     Returns:
         {"topic", "expression", "result", "numpy" (its expression), "agrees"} each.

@@ -1,5 +1,7 @@
 """What chapter 2 shows and says of autograd, each as a statement that is computed and found true or false."""
 
+import warnings
+
 import torch
 
 from stages.ch02_autograd.graph import walk
@@ -30,6 +32,21 @@ def gradients() -> Facts:
     yield "13", "y.grad_fn is a MulBackward0", type(y.grad_fn).__name__ == "MulBackward0"
     yield "13", "x.grad_fn is None: x was not computed", x.grad_fn is None
     yield "13", "x is a leaf, y is not", x.is_leaf and not y.is_leaf
+    inner = x * x
+    inner.sum().backward()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        kept = inner.grad
+    yield (
+        "13",
+        "only a leaf keeps its gradient: that of what was computed is None, and asking warns",
+        (kept is None and len(caught) == 1),
+    )
+    inner = x * x
+    inner.retain_grad()
+    inner.sum().backward()
+    yield "13", "unless retain_grad() was called before backward()", inner.grad.tolist() == [1.0] * 6
+    x.grad = None
     y.backward()
     yield "13", "x.grad equals 4x exactly", torch.equal(x.grad, 4 * x.detach())
     yield "13", "backward() a second time raises RuntimeError: the graph is freed", raises(y.backward) == "RuntimeError"
@@ -50,6 +67,8 @@ def vector_jacobian_products() -> Facts:
     x.grad = None
     (jacobian @ x).backward(vector)
     yield "14", "backward(v) is vᵀJ, for any v and J", torch.allclose(x.grad, vector @ jacobian)
+    refused = raises(lambda: (jacobian @ x).backward(torch.ones(5)))
+    yield "14", "v has the shape of y, not of x: of five numbers made three it takes three", refused == "RuntimeError"
     x, vector = torch.zeros(2, requires_grad=True), torch.tensor([1.0, 10.0])
     matrix = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     (matrix @ x).backward(vector)

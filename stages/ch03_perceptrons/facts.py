@@ -1,6 +1,7 @@
 """What chapter 3 shows and says of networks in PyTorch, each computed and found true or false."""
 
 import copy
+import operator
 import warnings
 
 import torch
@@ -23,12 +24,13 @@ from stages.common.facts import Facts, collected, raises
 
 def activation_facts() -> Facts:
     x = torch.linspace(-5, 5, 201, dtype=torch.float64)
-    yield "25", "the threshold gives 0 and 1 only", set(((torch.sign(x[x != 0]) + 1) / 2).tolist()) == {0.0, 1.0}
+    threshold = (torch.sign(x[x != 0]) + 1) / 2
+    yield "25", "the threshold gives 0 and 1 only, but at 0 itself", set(threshold.tolist()) == {0.0, 1.0}
     yield "26", "ReLU returns x where x > 0, else 0", torch.equal(torch.relu(x), torch.where(x > 0, x, 0))
     same = torch.allclose(torch.tanh(x), 2 * torch.sigmoid(2 * x) - 1, atol=1e-12)
     yield "26", "tanh(x) = 2·sigmoid(2x) − 1: the sigmoid, stretched", same
     gap = F.softplus(x) - torch.relu(x)
-    yield "26", "softplus is above ReLU everywhere", bool((gap > 0).all())
+    yield "26", "softplus is above ReLU, here from −5 to 5", bool((gap > 0).all())
     yield "26", "their gap is largest at 0, where it is ln 2", gap.argmax() == 100 and abs(gap.max() - 0.6931472) < 1e-6
     composed = torch.sigmoid(3 * torch.sigmoid(2 * x) - 1)
     slopes = composed.diff()
@@ -173,6 +175,14 @@ def optimizer_facts() -> Facts:
             f"{name}: zero_grad() leaves no gradient and the parameters",
             (parameter.grad is None and torch.equal(parameter.detach(), before)),
         )
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    same = all(map(operator.is_, optimizer.param_groups[0]["params"], layer.parameters()))
+    yield "text", "an optimizer works on the model's own parameters: it holds no copy", same
+    held = {name for values in optimizer.state_dict()["state"].values() for name in values}
+    yield "text", "Adam's state_dict has its averages and steps, no weights", held == {"step", "exp_avg", "exp_avg_sq"}
 
 
 def all_facts() -> list[dict[str, str | bool]]:

@@ -1,4 +1,4 @@
-"""Generate the data that chapter 3's networks learn from; the book's programs have none.
+"""Generate the data that chapter 3's networks learn from; the book prints none.
 
 In: parameters only. Out: data/raw/ch03/patterns.npz, float32, with `<name>_inputs` (patterns, in) and `<name>_targets`
 (patterns, out) of
@@ -7,7 +7,8 @@ In: parameters only. Out: data/raw/ch03/patterns.npz, float32, with `<name>_inpu
     layer         20 inputs, 5 targets: the network of fig. 32
     xor           the four points of exclusive or, which one layer can't learn
     train, test   100 inputs, one target of either sign: the network of fig. 33
-    fit, fresh    1,000 random inputs, 10 random targets, 64 patterns: the training of fig. 35, and as many new ones
+    fit, fresh    1,000 random inputs, 10 random targets, 64 patterns: the training of fig. 35, as its
+                  notebook simple_nn.ipynb has it, and as many new ones
 """
 
 import numpy as np

@@ -1,4 +1,5 @@
-"""What chapter 5 shows and says of recurrent networks, computed and found true or false; cells beside PyTorch's."""
+"""What chapter 5 shows and says of recurrent networks, and of the GRU beside them, computed and found true or false;
+cells beside PyTorch's."""
 
 import torch
 from torch import nn
@@ -53,6 +54,8 @@ def shape_facts() -> Facts:
     yield "text", "GRU(10, 20, 2) has the shapes of RNN", gru(inputs, h0)[1].shape == (2, 3, 20)
     batch_first = nn.RNN(10, 20, 2, batch_first=True)
     yield "52", "batch_first=True takes (3, 5, 10)", batch_first(inputs.transpose(0, 1))[0].shape == (3, 5, 20)
+    mixed_up = rnn(inputs.transpose(0, 1))[0].shape == (3, 5, 20)
+    yield "52", "a layer without it takes them, too, as 3 steps of 5 sequences: no error tells", mixed_up
     counts = [sum(parameter.numel() for parameter in layer.parameters()) for layer in (rnn, lstm, gru)]
     yield "50", "an LSTM has four times the parameters of an RNN", counts[1] == 4 * counts[0]
     yield "text", "a GRU has three times as many", counts[2] == 3 * counts[0]
@@ -118,7 +121,7 @@ def time_facts() -> Facts:
 
 
 def gate_facts() -> Facts:
-    """Fig. 51: what a gate of 0 or 1 does. A bias of ±100 sets a gate; weights are zero."""
+    """Fig. 51: what a gate of 0 or 1 does. 100 before the sigmoid opens it, −200 shuts it."""
     hidden, memory = torch.rand(2, 6) - 0.5, torch.randn(2, 6)
     no_weight, no_bias = torch.zeros(24, 6), torch.zeros(24)
 

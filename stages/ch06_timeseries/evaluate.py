@@ -64,7 +64,7 @@ def measure(
         r2_gap: r2_ceiling − r2.
         linear_r2: of the linear forecast, what a network has to be compared with.
         persistence_r2: of the forecast "as the last value seen", a floor.
-        r2_book_windows: over the first windows only, which is the number that the book's program would draw.
+        r2_book_windows: over the first windows only, as many as the book's program looks at.
         r2_book_windows_ceiling: the same as r2_ceiling for these, whose targets may vary less. Of 20 windows it is
             rough, since their noise may be less than σ by chance: forecasts may exceed it.
     """

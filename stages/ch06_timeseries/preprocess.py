@@ -36,7 +36,8 @@ def sliding_windows(
 
 
 def book_window_count(length: int, window: int) -> int:
-    """Return length/window, the number that fig. 57 gives as its length: 20 windows, not the 1,900 that there are."""
+    """Return length/window, the number that fig. 57 gives as its length: 20 windows of the
+    1,899 (of 1,900 where the target is the next value)."""
     return length // window
 
 

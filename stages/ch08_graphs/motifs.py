@@ -1,7 +1,7 @@
 """Graphs that differ in a motif, to be told apart: a random tree-like graph with a house or with a ring of five.
 
 After the BA-2motifs of Luo et al. (2020). Both motifs have five nodes, and the house one edge more, its ceiling; there
-it is the number of edges alone that tells the graphs apart. Here a ring hangs on the tree by one edge more.
+the number of edges alone would do to tell the graphs apart. Here a ring hangs on the tree by one edge more.
 """
 
 import numpy as np

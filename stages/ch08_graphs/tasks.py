@@ -5,8 +5,9 @@ In: data/prepared/ch08/graph.npz, data/evaluated/ch08/results.npz, and graphs th
 metrics/ch08/tasks.json, data/models/ch08/tasks.safetensors, metrics/history/ch08/tasks.csv, and a run in MLflow.
 
 Here PyTorch Geometric's own layers do the work. Not carried out are clustering of whole graphs, pooling that merges
-nodes on the way (of a graph all nodes are pooled at the end), and generation of graphs. The autoencoder of the links is
-half of a generator: drawn places in its space of nodes, decoded, make a new graph (Kipf and Welling, 2016).
+nodes on the way (of a graph all nodes are pooled at the end), and generation of graphs. The autoencoder of links has
+a generator's decoder, but no distribution that nodes could be drawn from; the variational one (Kipf and Welling, 2016)
+has both.
 """
 
 from stages.common import tracking

@@ -5,8 +5,8 @@ data/evaluated/ch09/translations.json, of every test text its source, reference,
 training text, and the translation's chrF, and BLEU by length of the source; data/evaluated/ch09/attention.npz, the
 attention of every head of the last layer to one source, and the first sinusoids.
 
-The book's program translates validation sentences, joins the tokens with blanks and scores that against the plain
-references; here the scores are of plain texts, on sentences that nothing was chosen by.
+The program in the book's repository translates validation sentences, joins the tokens with blanks and scores that
+against the plain references; here the scores are of plain texts, on sentences that nothing was chosen by.
 """
 
 from stages.common import tracking

@@ -19,9 +19,9 @@ def fit_tokenizer(sentences: Iterable[str], kind: str, vocabulary: int, min_freq
     """Learn a vocabulary from training texts.
 
     Args:
-        kind: "wordlevel", whole words and single signs, as in the book, but a token says whether a blank stands before
-            it, so that decoding gives the text again; or "bpe", pieces of words over bytes (Sennrich et al., 2016),
-            for which no text has unknown words.
+        kind: "wordlevel", whole words, as in the book, and single signs, where the book keeps "--" in one; a token says
+            whether a blank stands before it, so that decoding gives the text again; or "bpe", pieces of words over
+            bytes (Sennrich et al., 2016), for which no text has unknown words.
         vocabulary: the most tokens that it may have.
         min_frequency: how often a word, or for "bpe" a pair of pieces, must occur; 2 in the book.
     """
