@@ -1,7 +1,7 @@
-"""The READMEs' tables say what metrics/ and metrics/book say, and docs/figures.md names what is there."""
+"""The pages say what metrics/ and metrics/book say, and name and link what is there."""
 
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -11,18 +11,21 @@ from tests.conftest import ROOT
 
 ROW = re.compile(r"^\|.*\| `(?P<file>ch[\w/]+\.json): (?P<key>\w+)` \| (?P<own>[^|]+) \| (?P<book>[^|]+) \|$", re.M)
 
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 FIGURES = (ROOT / "docs/figures.md").read_text(encoding="utf-8")
 FACTS = sorted(set((ROOT / "metrics/facts").glob("*.json")) - {ROOT / "metrics/facts/ch01.json"})  # that is by topic
 PLACES = re.findall(r"^\| (\d) \| (.*) \| (.*) \|$", FIGURES, re.M)  # chapter, figures, programs and pictures
 
 
 def shown(value: float | None) -> str:
-    """Write a number as the tables do: a share as four digits behind the point, unless it is less; a count as it is."""
+    """Write a number as the tables do: a count as it is; else four digits behind the point, or one from 10 on."""
     if value is None:
         return "–"
     if 0 < abs(value) < 0.00005:
         return f"{value:.1e}"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.4f}"
 
 
 def measured(file: str, key: str) -> tuple[float, float | None]:
@@ -37,7 +40,7 @@ def measured(file: str, key: str) -> tuple[float, float | None]:
     return read_json(ROOT / "metrics" / file)[key], (book[variant] if variant else book)[key]
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.ru.md"])
+@pytest.mark.parametrize("page", ["README.md", "README.ru.md", "docs/results.md"])
 def test_table_of_results_is_that_of_the_metrics(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     rows = list(ROW.finditer(text))
@@ -47,6 +50,23 @@ def test_table_of_results_is_that_of_the_metrics(page):
     for row in rows:
         own, book = measured(row["file"], row["key"])
         assert (row["own"], row["book"]) == (shown(own), shown(book)), row[0]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize(("chapter", "figures", "places"), PLACES, ids=[f"{row[0]}: {row[1]}" for row in PLACES])
