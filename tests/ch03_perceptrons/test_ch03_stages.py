@@ -64,6 +64,17 @@ def test_evaluation_reproduces_what_the_model_file_gives(chapter):
     assert metrics["multilayer_r2_std"] == pytest.approx(np.std(scores, ddof=1), abs=1e-5)
 
 
+def test_error_of_the_layer_is_that_of_its_last_step(chapter):
+    _, _, outputs = chapter
+    patterns = np.load(io.BytesIO(outputs["data/raw/ch03/patterns.npz"]))
+    training = np.load(io.BytesIO(outputs["data/evaluated/ch03/training.npz"]))
+    weight, bias = training["layer_rule_weight"][-1], training["layer_rule_bias"][-1]
+    errors = patterns["layer_inputs"] @ weight.T + bias - patterns["layer_targets"]
+    metrics = json.loads(outputs["metrics/ch03.json"])
+    assert metrics["layer_rmse"] == pytest.approx(np.sqrt(np.square(errors).mean()), abs=2e-6)
+    assert metrics["layer_rmse"] > metrics["layer_rmse_least_squares"]
+
+
 def test_history_has_the_three_optimizers(chapter):
     lines = chapter[2]["metrics/history/ch03.csv"].decode().splitlines()
     assert lines[0] == "step,sgd,adam,adagrad"

@@ -125,7 +125,8 @@ def test_batched_linear_is_a_linear_layer_a_copy():
         plain.load_state_dict({"weight": layer.weight[copy].detach().T, "bias": layer.bias[copy, 0].detach()})
         torch.testing.assert_close(outputs[copy].T, plain(inputs[copy].T))
     bound = 3**-0.5  # nn.Linear's for three inputs
-    assert layer.weight.abs().max() <= bound and layer.bias.abs().max() <= bound
+    assert 0.9 * bound < layer.weight.abs().max() <= bound and 0.9 * bound < layer.bias.abs().max() <= bound
+    assert layer.weight.min() < -0.8 * bound and layer.bias.min() < -0.8 * bound
     assert len(layer.weight.unique()) == 6 * 3 * 4
 
 
@@ -142,6 +143,13 @@ def test_periodic_embedding_by_hand():
     # ReLU: feature 0 at −1 gives a sine of −1; feature 1 at 1 a cosine of −1.
     waves = embedding.waves(torch.tensor([[[-1.0], [1.0]]]))
     torch.testing.assert_close(embedding(waves, 2), torch.tensor([[[0.0], [0.0]]]), rtol=0, atol=1e-5)
+
+
+def test_frequencies_are_drawn_with_their_scale():
+    embedding = PeriodicEmbedding(5, features=4, frequencies=50, scale=0.3, size=1, generators=generators(0, 1))
+    assert embedding.frequency.shape == (40, 1, 50)
+    assert embedding.frequency.std().item() == pytest.approx(0.3, rel=0.05)
+    assert embedding.frequency.mean().item() == pytest.approx(0, abs=0.02)
 
 
 def test_periodic_embedding_keeps_networks_rows_and_features_apart():

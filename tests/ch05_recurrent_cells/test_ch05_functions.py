@@ -129,6 +129,15 @@ def test_start_of_the_weights(cell, gates):
     assert torch.equal(last[1] if cell == "lstm" else last, start)
 
 
+@pytest.mark.parametrize("cell", list(LAYERS))
+def test_the_books_start_is_pytorchs(cell):
+    torch.manual_seed(0)
+    own = RecurrentNetwork(cell, 2, 6, 1).recurrent
+    torch.manual_seed(0)
+    plain = LAYERS[cell](2, 6)
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in own.state_dict().items())
+
+
 def test_recall_has_its_symbol_first_and_noise_behind():
     inputs, targets = draw_recall(50, generator(), 7, 4, 0.5)
     assert inputs.shape == (8, 50, 5) and targets.shape == (1, 50)
@@ -141,6 +150,7 @@ def test_recall_has_its_symbol_first_and_noise_behind():
 def test_answers_of_the_modes():
     inputs, targets = draw_one_to_one(100, generator())
     assert torch.equal(targets[0] == 1, inputs[0, :, 0] * inputs[0, :, 1] > 0)
+    assert 0.2 <= inputs.abs().min() < 0.25 and 0.95 < inputs.abs().max() < 1
     inputs, targets = draw_one_to_many(100, generator())
     assert (inputs[1:] == 0).all() and targets.shape == (12, 100, 1)
     which = inputs[0].argmax(dim=-1)
@@ -154,6 +164,17 @@ def test_answers_of_the_modes():
     powers = 2 ** torch.arange(10)
     first, second = (powers[:, None, None] * inputs).sum(dim=0).unbind(-1)  # each (batch,)
     assert torch.equal(first + second, (powers[:, None] * targets).sum(dim=0).float())
+
+
+@pytest.mark.parametrize("name", list(MODES))
+def test_networks_of_the_modes_fit_what_is_drawn(name):
+    mode = MODES[name]
+    inputs, targets = mode.draw(200, generator())
+    assert inputs.shape[-1] == mode.input_size
+    if mode.measure == "accuracy":
+        assert set(targets.flatten().tolist()) == set(range(mode.output_size))
+    else:
+        assert targets.shape[-1] == mode.output_size
 
 
 def test_loss_and_score_look_at_the_last_steps():

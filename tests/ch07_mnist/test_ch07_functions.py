@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from stages.ch07_mnist import params_schema, plot
 from stages.ch07_mnist.augment import augment, random_affine
+from stages.ch07_mnist.dataset import DEVIATION, MEAN
 from stages.ch07_mnist.evaluate import calibration_error, first_layer, measure, probabilities_of
 from stages.ch07_mnist.facts import all_facts
 from stages.ch07_mnist.model import BookNetwork, build_network
@@ -172,6 +173,12 @@ def test_augmentation_keeps_shape_and_follows_the_seed(options):
     assert results[0].shape == images.shape and results[0].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2]) and not torch.equal(results[0], images)
+
+
+def test_what_a_shift_uncovers_is_black():
+    black = torch.full((40, 1, 28, 28), -MEAN / DEVIATION)
+    torch.manual_seed(0)
+    torch.testing.assert_close(augment(black, random_affine(0.0, 0.2, 0.0, 0.0)), black)
 
 
 def test_pictures_of_a_group_are_transformed_alike():
