@@ -62,7 +62,7 @@ from mlflow.exceptions import MlflowException
 from stages.common.download import without_password
 from stages.common.files import file_hash
 from stages.common.params import dependency_hashes, main_root, stage_entry
-from stages.common.store import ARTIFACTS, OF_THE_STORE, STORE, follow_the_folder, opened_alone
+from stages.common.store import ARTIFACTS, OF_THE_STORE, STORE, opened_alone, prepare
 
 METRICS_PER_BATCH = 1000  # MLflow refuses larger batches
 MOST_RUNS = 50_000  # that MLflow gives at once
@@ -210,7 +210,7 @@ def _open_experiment(stage: str) -> tuple[mlflow.MlflowClient, str]:
         os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it, and the next call would take it for the user's
     with opened_alone(root):
         if uri == _in_folder(f"sqlite:///{STORE}", root):
-            follow_the_folder(root)
+            prepare(root)
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(chapter)
         if experiment is None:

@@ -1,21 +1,25 @@
 """MLflow's store before something is recorded or shown: `python -m stages.common.store` makes it ready for the UI.
 
 MLflow keeps absolute addresses of artifacts. In a checkout that was moved or copied it would go on to write to the old
-place, and show what lies there. And two programs that make the tables of a new store at the same time crash, or break
-it, so that one at a time opens it.
+place, and show what lies there. Two programs that make the tables of a new store at the same time crash, or break it,
+so that one at a time opens it. And a store of an earlier MLflow gets new tables, with which that one can't read it any
+more: a copy stays.
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
 import re
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import unquote
 
 from filelock import FileLock
 
+from stages.common.files import placed
 from stages.common.params import main_root
 
 STORE, ARTIFACTS = "mlflow.db", "mlartifacts"
@@ -60,6 +64,51 @@ def follow_the_folder(root: Path) -> None:
                 )
 
 
+def bring_up_to_date(root: Path) -> None:
+    """Give the store in `root`, if an earlier MLflow made it, the tables of the one installed; keep a copy beside it.
+
+    Raises:
+        sqlite3.Error: if the store is no SQLite database, can't be written, or was made by a later MLflow.
+    """
+    if not (root / STORE).exists():
+        return
+    with contextlib.closing(sqlite3.connect(root / STORE, timeout=60)) as store:
+        if not store.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return
+        (revision,) = store.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+
+        from alembic.script import ScriptDirectory
+
+        (package,) = importlib.util.find_spec("mlflow").submodule_search_locations
+        known = ScriptDirectory(str(Path(package) / "store" / "db_migrations"))
+        if revision in ("", known.get_current_head()):
+            return
+        if revision not in {script.revision for script in known.walk_revisions()}:
+            raise sqlite3.NotSupportedError(
+                f"a later MLflow than the one installed has used {STORE}, and this one can't read it: install the "
+                f"later one, or put a copy from before, {STORE}.REVISION, in its place"
+            )
+        copy = root / f"{STORE}.{revision}"
+        with placed(copy) as path, contextlib.closing(sqlite3.connect(path)) as target:
+            store.backup(target)
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{(root / STORE).as_posix()}"]
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
+    if done.returncode:
+        raise sqlite3.DatabaseError(f"{' '.join(command[1:5])}: {' '.join(done.stderr.split())[-500:]}")
+    print(f"{STORE} has the tables of the MLflow installed now; as it was, it is in {copy.name}", file=sys.stderr)
+
+
+def prepare(root: Path) -> None:
+    """Have the store in `root`, if there is one, follow its folder, and bring it up to date; hold the lock meanwhile.
+
+    Raises:
+        sqlite3.Error: as `follow_the_folder` and `bring_up_to_date`.
+    """
+    follow_the_folder(root)
+    bring_up_to_date(root)
+
+
 def opened_alone(root: Path) -> FileLock:
     """Return a lock, to be held while the store in `root` is opened."""
     return FileLock(root / ".mlflow.lock")
@@ -69,10 +118,10 @@ def make_ready(root: Path) -> None:
     """Make the store in `root` if there is none yet, and give it the present addresses.
 
     Raises:
-        sqlite3.Error: as `follow_the_folder`.
+        sqlite3.Error: as `prepare`.
     """
     with opened_alone(root):
-        follow_the_folder(root)
+        prepare(root)
         if not (root / STORE).exists() or not (root / STORE).stat().st_size:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import that would start it
 

@@ -1,4 +1,4 @@
-"""MLflow's store in a checkout that was moved or copied."""
+"""MLflow's store: in a checkout that was moved or copied, and with the tables of another MLflow."""
 
 import os
 import shutil
@@ -8,9 +8,14 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import alembic.command
 import mlflow
 import pytest
+from alembic.script import ScriptDirectory
 from filelock import Timeout
+from mlflow.store.db.utils import _get_alembic_config
+from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
+from sqlalchemy import create_engine
 
 from stages.common.store import follow_the_folder, make_ready, opened_alone
 from tests.conftest import ROOT
@@ -99,6 +104,65 @@ def test_the_ui_finds_a_store_that_nobody_else_is_making(tmp_path, monkeypatch, 
         assert store.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
     make_ready(tmp_path)
     assert len(opened) == 1  # it is there
+
+
+def revisions() -> list[str]:
+    """Return those of MLflow's tables, the newest first."""
+    scripts = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    return [script.revision for script in scripts.walk_revisions()]
+
+
+def store_of(root: Path, revision: str) -> None:
+    """Make a store in `root` with MLflow's tables as they were at a revision, and an experiment in it."""
+    config = _get_alembic_config(f"sqlite:///{root.as_posix()}/mlflow.db")
+    engine = create_engine(config.get_main_option("sqlalchemy.url"))
+    with engine.begin() as connection:
+        InitialBase.metadata.create_all(connection)
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, revision)
+        connection.exec_driver_sql(
+            "INSERT INTO experiments (name, artifact_location, lifecycle_stage) VALUES ('ch06', 'elsewhere', 'active')"
+        )
+    engine.dispose()
+
+
+def revision_of(file: Path) -> str:
+    with closing(sqlite3.connect(file)) as store:
+        return store.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+
+
+@pytest.mark.parametrize("back", [1, 20])
+def test_a_store_of_an_earlier_mlflow_is_brought_up_to_date_and_kept(tmp_path, capsys, back):
+    newest, earlier = revisions()[0], revisions()[back]
+    store_of(tmp_path, earlier)
+    make_ready(tmp_path)
+    copy = tmp_path / f"mlflow.db.{earlier}"
+    assert (revision_of(tmp_path / "mlflow.db"), revision_of(copy)) == (newest, earlier)
+    assert copy.name in capsys.readouterr().err
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path.as_posix()}/mlflow.db")
+    assert client.get_experiment_by_name("ch06") is not None
+    make_ready(tmp_path)
+    assert capsys.readouterr().err == "" and len(list(tmp_path.glob("mlflow.db*"))) == 2
+
+
+def test_a_store_of_a_later_mlflow_is_refused_and_stays(tmp_path):
+    store_of(tmp_path, "heads")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
+        store.execute("UPDATE alembic_version SET version_num = 'later'")
+    before = (tmp_path / "mlflow.db").read_bytes()
+    with pytest.raises(sqlite3.NotSupportedError, match="a later MLflow than the one installed has used mlflow.db"):
+        make_ready(tmp_path)
+    assert (tmp_path / "mlflow.db").read_bytes() == before and len(list(tmp_path.glob("mlflow.db*"))) == 1
+
+
+def test_an_upgrade_that_fails_is_told_and_the_copy_stays(tmp_path):
+    earlier = revisions()[1]
+    store_of(tmp_path, revisions()[0])
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:  # its tables are there already
+        store.execute("UPDATE alembic_version SET version_num = ?", (earlier,))
+    with pytest.raises(sqlite3.DatabaseError, match="mlflow db upgrade: .*"):
+        make_ready(tmp_path)
+    assert revision_of(tmp_path / f"mlflow.db.{earlier}") == earlier
 
 
 def test_a_store_elsewhere_needs_none_here(tmp_path):
