@@ -113,6 +113,13 @@ def test_book_network_is_the_one_printed():
     torch.testing.assert_close(F.cross_entropy(network(images), labels), F.nll_loss(expected, labels))
 
 
+def test_book_network_drops_the_printed_shares():
+    torch.manual_seed(0)
+    network = BookNetwork(dropout=0.25).train()
+    for dropout, share in ((network.dropout1, 0.25), (network.dropout2, 0.5)):
+        assert (dropout(torch.ones(100, 400)) == 0).float().mean().item() == pytest.approx(share, abs=0.01)
+
+
 def test_book_network_has_the_printed_gradients():
     torch.manual_seed(0)
     network = BookNetwork(dropout=0.25).eval()
@@ -264,13 +271,14 @@ def test_books_epoch_is_its_plain_program():
         torch.testing.assert_close(trainer.best[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_tuned_epochs_are_their_plain_program():
+@pytest.mark.parametrize("decay", [0.9, 0.5])  # by its age, and by its own decay, at these few steps
+def test_tuned_epochs_are_their_plain_program(decay):
     torch.manual_seed(0)
     network = build_network("tuned", [2, 3, 4], dropout=0.0)
     plain = copy.deepcopy(network)
     average = copy.deepcopy(network.state_dict())
     images, labels = pictures(20)
-    trainer = Trainer(network, **{**SGD, "weight_decay": 0.1})
+    trainer = Trainer(network, **{**SGD, "weight_decay": 0.1, "average_decay": decay})
     train(trainer, (images, labels), pictures(0), None, **OPTIONS)
 
     matrices, others = ([part for part in plain.parameters() if (part.ndim > 1) == wanted] for wanted in (True, False))
@@ -288,7 +296,7 @@ def test_tuned_epochs_are_their_plain_program():
             optimizer.step()
             step += 1
             if step % 5 == 0:
-                share = 1 - min(0.9**5, step / (step + 49))
+                share = 1 - min(decay**5, step / (step + 49))
                 for name, value in plain.state_dict().items():
                     if value.is_floating_point():
                         average[name].lerp_(value, share)
