@@ -15,6 +15,7 @@ from stages.ch08_graphs import best
 from stages.ch08_graphs.evaluate import attention_of, macro_f1, propagate_labels, summary
 from stages.ch08_graphs.layers import (
     LAYERS,
+    SparseMatrix,
     build_graph,
     forward,
     hidden_values,
@@ -430,6 +431,27 @@ def test_description_of_a_paper():
         described(9, "gcn", graph, results)
     with pytest.raises(ValueError, match="there is no layer gnc; there are gcn"):
         described(7, "gnc", graph, results)
+
+
+@pytest.mark.parametrize(
+    ("dense", "picks"),
+    [
+        ([[0, 1, 0], [1, 0, 0]], True),  # a single 1 in each row
+        ([[0, 2, 0], [1, 0, 0]], False),
+        ([[1, 1, 0], [0, 1, 1]], False),
+        ([[0, 0, 0], [0, 1, 1]], False),
+    ],
+)
+def test_sparse_products_and_their_gradients(dense, picks):
+    stored = sparse.csr_matrix(np.array(dense, dtype=np.float32))
+    matrix = SparseMatrix(stored.indptr, stored.indices, stored.data, stored.shape)
+    assert (matrix.picked is not None) == picks
+    values = torch.randn(3, 4, requires_grad=True)
+    product, expected = matrix @ values, torch.tensor(dense, dtype=torch.float32) @ values
+    torch.testing.assert_close(product, expected)
+    weights = torch.randn(2, 4)
+    gradients = [torch.autograd.grad((result * weights).sum(), values)[0] for result in (product, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_sparse_matrices_are_stored_whole():
