@@ -23,6 +23,7 @@ def test_a_word_and_its_translation_are_alike(pairs, size):
     alike = english[occurring] @ russian[occurring].T
     np.testing.assert_allclose(np.diag(alike), 1, atol=1e-3)
     assert (alike.argmax(axis=1) == np.arange(len(occurring))).all()
+    assert (english[occurring][:, pairs:] == 0).all()  # no more vectors than pairs
 
 
 def test_what_never_occurs_gets_a_random_vector_of_length_one():

@@ -80,6 +80,12 @@ def test_batches_of_a_number_of_pairs():
     assert np.concatenate(batch_numbers(src, tgt, 0, None, 8)).tolist() == list(range(45))
 
 
+@pytest.mark.parametrize(("budget", "count"), [(40, 1), (39, 2)])
+def test_budget_counts_both_sides_with_their_ends(budget, count):
+    batches = batch_numbers([[7] * 4] * 4, [[7] * 4] * 4, budget)  # a pair has 5 + 5 tokens
+    assert len(batches) == count
+
+
 def test_shuffling_follows_the_generator():
     src, tgt = sentences(100, 2), sentences(100, 3)
     same = [batch_numbers(src, tgt, 100, np.random.default_rng(1)) for _ in range(2)]
