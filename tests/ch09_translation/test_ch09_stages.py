@@ -145,8 +145,18 @@ def test_validation_loss_is_that_of_the_model_file_on_the_validation_texts(chapt
             logits = model(torch.tensor([[*src, LAST]]), torch.tensor([[FIRST, *tgt]]))[0]
             total += F.cross_entropy(logits, torch.tensor([*tgt, LAST]), reduction="sum").item()
             count += len(tgt) + 1
-    (loss,) = read_history(HISTORY)["validation_loss"]
-    assert loss == pytest.approx(total / count, rel=1e-4)
+    history = read_history(HISTORY)
+    assert history["validation_loss"] == [pytest.approx(total / count, rel=1e-4)]
+    # Of a network that has begun to learn, with dropout and smoothed labels: not better, nor much worse than chance.
+    words = json.loads(outputs["data/prepared/ch09/counts.json"])["tgt_vocabulary"]
+    assert total / count < history["train_loss"][0] < 1.1 * math.log(words)
+
+
+def test_pairs_too_long_to_train_on_are_kept_for_the_memory(chapter):
+    _, _, outputs = chapter
+    counts = json.loads(outputs["data/prepared/ch09/counts.json"])
+    pairs = json.loads(outputs["data/prepared/ch09/too_long.json"])
+    assert len(pairs) == counts["train_pairs_too_long"]
 
 
 @pytest.mark.parametrize("chapter", ["tuned"], indirect=True)

@@ -18,6 +18,13 @@ def by_onednn(monkeypatch):
     monkeypatch.setattr(products, "BY_ONEDNN", True)
 
 
+def test_rows_are_filled_up_to_whole_blocks():
+    for rows in (1, ROWS - 1, ROWS, ROWS + 1):
+        blocks = products._whole_blocks(torch.ones(1, rows, 3))
+        assert blocks.shape == (-(-rows // ROWS) * ROWS, 3)
+        assert (blocks[:rows] == 1).all() and (blocks[rows:] == 0).all()
+
+
 def leaves(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, requires_grad=True)
 
