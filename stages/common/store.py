@@ -85,8 +85,8 @@ def bring_up_to_date(root: Path) -> None:
             return
         if revision not in {script.revision for script in known.walk_revisions()}:
             raise sqlite3.NotSupportedError(
-                f"a later MLflow than the one installed has used {STORE}, and this one can't read it: install the "
-                f"later one, or put a copy from before, {STORE}.REVISION, in its place"
+                "a later MLflow than the one installed has used it, and this one can't read it: install the later one, "
+                f"or put a copy from before, {STORE}.REVISION, in its place"
             )
         copy = root / f"{STORE}.{revision}"
         with placed(copy) as path, contextlib.closing(sqlite3.connect(path)) as target:
