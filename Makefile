@@ -45,4 +45,4 @@ clean:           ## remove the environment and what tools leave behind
 	find stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove, besides, all data, models, unfinished trainings and recorded runs
-	rm -rf .checkpoints data .dvc/cache .dvc/tmp mlflow.db* mlartifacts .mlflow.lock report.html dvc_plots
+	rm -rf .checkpoints data .dvc/cache .dvc/tmp mlflow.db* .mlflow.db.* mlartifacts .mlflow.lock report.html dvc_plots

@@ -68,7 +68,11 @@ def vector_jacobian_products() -> Facts:
     (jacobian @ x).backward(vector)
     yield "14", "backward(v) is vᵀJ, for any v and J", torch.allclose(x.grad, vector @ jacobian)
     refused = raises(lambda: (jacobian @ x).backward(torch.ones(5)))
-    yield "14", "v has the shape of y, not of x: of five numbers made three it takes three", refused == "RuntimeError"
+    yield (
+        "14",
+        "v has the shape of y, not of x: where five numbers become three, it has three",
+        refused == "RuntimeError",
+    )
     x, vector = torch.zeros(2, requires_grad=True), torch.tensor([1.0, 10.0])
     matrix = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     (matrix @ x).backward(vector)

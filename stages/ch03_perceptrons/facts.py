@@ -26,6 +26,7 @@ def activation_facts() -> Facts:
     x = torch.linspace(-5, 5, 201, dtype=torch.float64)
     threshold = (torch.sign(x[x != 0]) + 1) / 2
     yield "25", "the threshold gives 0 and 1 only, but at 0 itself", set(threshold.tolist()) == {0.0, 1.0}
+    yield "25", "written with torch.sign it gives ½ there", (torch.sign(torch.zeros(())) + 1) / 2 == 0.5
     yield "26", "ReLU returns x where x > 0, else 0", torch.equal(torch.relu(x), torch.where(x > 0, x, 0))
     same = torch.allclose(torch.tanh(x), 2 * torch.sigmoid(2 * x) - 1, atol=1e-12)
     yield "26", "tanh(x) = 2·sigmoid(2x) − 1: the sigmoid, stretched", same

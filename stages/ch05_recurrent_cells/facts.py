@@ -54,7 +54,7 @@ def shape_facts() -> Facts:
     yield "text", "GRU(10, 20, 2) has the shapes of RNN", gru(inputs, h0)[1].shape == (2, 3, 20)
     batch_first = nn.RNN(10, 20, 2, batch_first=True)
     yield "52", "batch_first=True takes (3, 5, 10)", batch_first(inputs.transpose(0, 1))[0].shape == (3, 5, 20)
-    mixed_up = rnn(inputs.transpose(0, 1))[0].shape == (3, 5, 20)
+    mixed_up = rnn(inputs.transpose(0, 1))[1].shape == (2, 5, 20)  # a last state for each sequence
     yield "52", "a layer without it takes them, too, as 3 steps of 5 sequences: no error tells", mixed_up
     counts = [sum(parameter.numel() for parameter in layer.parameters()) for layer in (rnn, lstm, gru)]
     yield "50", "an LSTM has four times the parameters of an RNN", counts[1] == 4 * counts[0]

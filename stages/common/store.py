@@ -8,19 +8,22 @@ more: a copy stays.
 
 import contextlib
 import importlib.util
+import itertools
 import logging
 import os
 import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
 from filelock import FileLock
 
-from stages.common.files import placed
 from stages.common.params import main_root
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow's import, which would start it
 
 STORE, ARTIFACTS = "mlflow.db", "mlartifacts"
 OF_THE_STORE = {"mlflow", "requests", "sqlalchemy", "sqlite3"}  # packages whose errors say what is wrong with a store
@@ -65,10 +68,12 @@ def follow_the_folder(root: Path) -> None:
 
 
 def bring_up_to_date(root: Path) -> None:
-    """Give the store in `root`, if an earlier MLflow made it, the tables of the one installed; keep a copy beside it.
+    """Give the store in `root`, if an earlier MLflow made it, the tables of the one installed; a copy stays beside it.
 
     Raises:
-        sqlite3.Error: if the store is no SQLite database, can't be written, or was made by a later MLflow.
+        sqlite3.Error: if the store is no SQLite database, can't be written, is used by another program meanwhile, is a
+            later MLflow's, or if MLflow can't change its tables. It is as it was then.
+        OSError: if there is no room for the copies, or no right to write them.
     """
     if not (root / STORE).exists():
         return
@@ -88,25 +93,47 @@ def bring_up_to_date(root: Path) -> None:
                 "a later MLflow than the one installed has used it, and this one can't read it: install the later one, "
                 f"or put a copy from before, {STORE}.REVISION, in its place"
             )
-        copy = root / f"{STORE}.{revision}"
-        with placed(copy) as path, contextlib.closing(sqlite3.connect(path)) as target:
-            store.backup(target)
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{(root / STORE).as_posix()}"]
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
-    if done.returncode:
-        raise sqlite3.DatabaseError(f"{' '.join(command[1:5])}: {' '.join(done.stderr.split())[-500:]}")
+        # Changes of tables can't be undone half-way: they are made in a copy, which then replaces all at once.
+        version = store.execute("PRAGMA data_version").fetchone()  # another one, once another program has written
+        with tempfile.TemporaryDirectory(prefix=f".{STORE}.", dir=root) as folder:
+            before, after = Path(folder) / "before.db", Path(folder) / "after.db"
+            for path in (before, after):
+                with contextlib.closing(sqlite3.connect(path)) as target:
+                    store.backup(target)
+            _upgrade(after)
+            if store.execute("PRAGMA data_version").fetchone() != version:
+                raise sqlite3.OperationalError(
+                    "another program has written to it meanwhile: try again when none uses it"
+                )
+            ends = itertools.chain([""], (f".{number}" for number in itertools.count(2)))
+            copies = (root / f"{STORE}.{revision}{end}" for end in ends)
+            copy = next(path for path in copies if not path.exists())
+            os.replace(before, copy)
+            with contextlib.closing(sqlite3.connect(after)) as source:
+                source.backup(store)
     print(f"{STORE} has the tables of the MLflow installed now; as it was, it is in {copy.name}", file=sys.stderr)
 
 
+def _upgrade(file: Path) -> None:
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{file.as_posix()}"]
+    # Without an input: the recorder's is its questions.
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        reasons = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+        raise sqlite3.DatabaseError(
+            f"MLflow can't give it its new tables, and left it as it was: {[*lines, *reasons][-1]}"
+        )
+
+
 def prepare(root: Path) -> None:
-    """Have the store in `root`, if there is one, follow its folder, and bring it up to date; hold the lock meanwhile.
+    """Bring the store in `root`, if there is one, up to date, and have it follow its folder; the caller holds the lock.
 
     Raises:
-        sqlite3.Error: as `follow_the_folder` and `bring_up_to_date`.
+        sqlite3.Error, OSError: as `bring_up_to_date` and `follow_the_folder`.
     """
-    follow_the_folder(root)
     bring_up_to_date(root)
+    follow_the_folder(root)
 
 
 def opened_alone(root: Path) -> FileLock:
@@ -115,16 +142,14 @@ def opened_alone(root: Path) -> FileLock:
 
 
 def make_ready(root: Path) -> None:
-    """Make the store in `root` if there is none yet, and give it the present addresses.
+    """Make the store in `root` if there is none yet; bring it up to date, and give it the present addresses.
 
     Raises:
-        sqlite3.Error: as `prepare`.
+        sqlite3.Error, OSError: as `prepare`.
     """
     with opened_alone(root):
         prepare(root)
         if not (root / STORE).exists() or not (root / STORE).stat().st_size:
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import that would start it
-
             import mlflow
 
             for name in ("alembic", "mlflow"):  # they tell of every table

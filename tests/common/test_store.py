@@ -17,6 +17,7 @@ from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 from sqlalchemy import create_engine
 
+from stages.common import store as store_module
 from stages.common.store import follow_the_folder, make_ready, opened_alone
 from tests.conftest import ROOT
 
@@ -131,38 +132,84 @@ def revision_of(file: Path) -> str:
         return store.execute("SELECT version_num FROM alembic_version").fetchone()[0]
 
 
+def dump_of(file: Path) -> list[str]:
+    with closing(sqlite3.connect(file)) as store:
+        return list(store.iterdump())
+
+
 @pytest.mark.parametrize("back", [1, 20])
 def test_a_store_of_an_earlier_mlflow_is_brought_up_to_date_and_kept(tmp_path, capsys, back):
+    root = tmp_path / "50 % глава"
+    root.mkdir()
     newest, earlier = revisions()[0], revisions()[back]
-    store_of(tmp_path, earlier)
-    make_ready(tmp_path)
-    copy = tmp_path / f"mlflow.db.{earlier}"
-    assert (revision_of(tmp_path / "mlflow.db"), revision_of(copy)) == (newest, earlier)
-    assert copy.name in capsys.readouterr().err
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path.as_posix()}/mlflow.db")
-    assert client.get_experiment_by_name("ch06") is not None
-    make_ready(tmp_path)
-    assert capsys.readouterr().err == "" and len(list(tmp_path.glob("mlflow.db*"))) == 2
+    for name in (f"mlflow.db.{earlier}", f"mlflow.db.{earlier}.2"):
+        store_of(root, earlier)
+        before = dump_of(root / "mlflow.db")
+        make_ready(root)
+        assert revision_of(root / "mlflow.db") == newest
+        assert dump_of(root / name) == before
+        assert capsys.readouterr().err.endswith(f" {name}\n")
+        client = mlflow.MlflowClient(f"sqlite:///{root.as_posix()}/mlflow.db")
+        assert client.get_experiment_by_name("ch06") is not None
+        make_ready(root)
+        assert capsys.readouterr().err == ""
+        (root / "mlflow.db").unlink()
+    assert {path.name for path in root.iterdir()} == {".mlflow.lock", f"mlflow.db.{earlier}", f"mlflow.db.{earlier}.2"}
+
+
+def test_two_programs_bring_a_store_up_to_date_once(tmp_path):
+    store_of(tmp_path, revisions()[3])
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment["DVC_ROOT"] = str(tmp_path)
+    command = [sys.executable, "-m", "stages.common.store"]
+    programs = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    told = [program.communicate(timeout=120)[1] for program in programs]
+    assert [program.returncode for program in programs] == [0, 0]
+    assert sorted(map(len, told))[0] == 0 < sorted(map(len, told))[1]
+    assert len(list(tmp_path.glob("mlflow.db*"))) == 2 and revision_of(tmp_path / "mlflow.db") == revisions()[0]
 
 
 def test_a_store_of_a_later_mlflow_is_refused_and_stays(tmp_path):
     store_of(tmp_path, "heads")
+    (tmp_path / "mlartifacts/ch06").mkdir(parents=True)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
+        store.execute("UPDATE experiments SET artifact_location = 'file:///old/mlartifacts/ch06'")
         store.execute("UPDATE alembic_version SET version_num = 'later'")
-    before = (tmp_path / "mlflow.db").read_bytes()
+    before = dump_of(tmp_path / "mlflow.db")
     with pytest.raises(sqlite3.NotSupportedError, match="a later MLflow than the one installed"):
         make_ready(tmp_path)
-    assert (tmp_path / "mlflow.db").read_bytes() == before and len(list(tmp_path.glob("mlflow.db*"))) == 1
+    assert dump_of(tmp_path / "mlflow.db") == before and len(list(tmp_path.glob("*mlflow.db*"))) == 1
 
 
-def test_an_upgrade_that_fails_is_told_and_the_copy_stays(tmp_path):
-    earlier = revisions()[1]
-    store_of(tmp_path, revisions()[0])
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:  # its tables are there already
-        store.execute("UPDATE alembic_version SET version_num = ?", (earlier,))
-    with pytest.raises(sqlite3.DatabaseError, match="mlflow db upgrade: .*"):
+def test_an_upgrade_that_fails_changes_nothing(tmp_path):
+    store_of(tmp_path, "heads")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    (tmp_path / "mlflow.db").unlink()
+    store_of(tmp_path, revisions()[20])
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
+        tables -= {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        store.execute(f"CREATE TABLE {max(tables)} (number INTEGER)")  # one that is to be made on the way
+    before = dump_of(tmp_path / "mlflow.db")
+    for _ in range(2):
+        with pytest.raises(sqlite3.DatabaseError, match=f"left it as it was: .*table {max(tables)} already exists"):
+            make_ready(tmp_path)
+        assert dump_of(tmp_path / "mlflow.db") == before
+        assert {path.name for path in tmp_path.iterdir()} == {".mlflow.lock", "mlflow.db"}
+
+
+def test_what_is_written_meanwhile_is_not_lost(tmp_path, monkeypatch):
+    store_of(tmp_path, revisions()[1])
+
+    def upgrade(file: Path) -> None:
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
+            store.execute("UPDATE experiments SET name = 'written meanwhile'")
+
+    monkeypatch.setattr(store_module, "_upgrade", upgrade)
+    with pytest.raises(sqlite3.OperationalError, match="another program has written to it"):
         make_ready(tmp_path)
-    assert revision_of(tmp_path / f"mlflow.db.{earlier}") == earlier
+    assert any("written meanwhile" in line for line in dump_of(tmp_path / "mlflow.db"))
+    assert revision_of(tmp_path / "mlflow.db") == revisions()[1]
 
 
 def test_a_store_elsewhere_needs_none_here(tmp_path):
