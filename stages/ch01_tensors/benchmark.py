@@ -93,8 +93,8 @@ def plot_timings(results: dict, path: Path) -> None:
         label, color = LABELS[name]
         style = {"marker": "s", "s": 40, "facecolors": "none", "edgecolors": color}
         # Fig. 8 doesn't wait for the GPU: its time may be that of the call alone.
-        remark = {"mm": ", by its text", "cuda": ", not waited for"}.get(name, "")
-        left.scatter([size], [seconds], label=f"{label}, the book's machine{remark}", **style)
+        whose = {"mm": "the book's text", "cuda": "the book, not waited for"}.get(name, "the book")
+        left.scatter([size], [seconds], label=f"{label}, {whose}", **style)
         right.scatter([size], [operations(size) / seconds / 1e9], **style)
     left.set(title="Time of a product, here the median", ylabel="seconds")
     right.set(title="Operations a second", ylabel="GFLOP/s")
