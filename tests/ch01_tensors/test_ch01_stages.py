@@ -1,13 +1,12 @@
 """Chapter 1 as dvc.yaml runs it, small: what comes out, and the same bytes again but for the times."""
 
-import io
 import json
 
 import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import changed, curves, figures_of, recorded_runs
+from tests.conftest import arrays, changed, curves, figures_of, recorded_runs
 
 SMALL = {
     "ch01.tuned.sizes": [4, 8, 16],
@@ -37,8 +36,8 @@ def test_all_that_is_checked_holds(chapter):
         assert [*errors, metrics["transposed_difference"]] == [0, 0, 0, 0]
     else:
         assert all(0 < error < 1e-6 for error in errors) and metrics["transposed_difference"] > 1
-    with np.load(io.BytesIO(outputs["data/evaluated/ch01/arrays.npz"])) as arrays:
-        assert [float(f"{arrays[name][-1]:.4g}") for name in ("loops", "rows", "mm")] == errors
+    measured = arrays(outputs, "data/evaluated/ch01/arrays.npz")
+    assert [float(f"{measured[name][-1]:.4g}") for name in ("loops", "rows", "mm")] == errors
 
 
 def test_times_are_of_the_sizes_asked_for(chapter):

@@ -1,6 +1,5 @@
 """Chapter 2 as dvc.yaml runs it: what comes out, and the same bytes again."""
 
-import io
 import json
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from safetensors.numpy import load
 
 from stages.ch02_autograd.plot import WAYS
-from tests.conftest import by_epoch, changed, curves, figures_of, history_of, load_recorded_model, recorded_runs
+from tests.conftest import arrays, by_epoch, changed, curves, figures_of, history_of, load_recorded_model, recorded_runs
 
 
 @pytest.fixture(scope="module", params=["tuned", "book"])
@@ -41,9 +40,9 @@ def test_weights_are_the_last_of_each_descent(chapter):
     outputs = chapter[2]
     weights = load(outputs["data/models/ch02/weights.safetensors"])
     metrics = json.loads(outputs["metrics/ch02.json"])
-    with np.load(io.BytesIO(outputs["data/evaluated/ch02/descent.npz"])) as descent:
-        for way in ("numpy", "autograd", "func"):
-            assert weights[way].tolist() == [descent[f"{way}_weight"][-1]] == [metrics[f"{way}_weight"]]
+    descent = arrays(outputs, "data/evaluated/ch02/descent.npz")
+    for way in ("numpy", "autograd", "func"):
+        assert weights[way].tolist() == [descent[f"{way}_weight"][-1]] == [metrics[f"{way}_weight"]]
 
 
 @pytest.mark.parametrize("chapter", ["tuned"], indirect=True)

@@ -1,6 +1,5 @@
 """Chapter 3 as dvc.yaml runs it, small: what comes out, that the numbers belong to the models, the same bytes again."""
 
-import io
 import json
 
 import numpy as np
@@ -10,7 +9,7 @@ from safetensors.torch import load
 
 from stages.ch03_perceptrons.model import MultiLayer
 from stages.common.files import read_history
-from tests.conftest import by_epoch, changed, curves, figures_of, history_of, load_recorded_model, recorded_runs
+from tests.conftest import arrays, by_epoch, changed, curves, figures_of, history_of, load_recorded_model, recorded_runs
 
 SMALL = {
     f"ch03.{recipe}.{name}": value
@@ -48,8 +47,8 @@ def test_metrics_say_what_the_recipes_differ_in(chapter):
 def test_evaluation_reproduces_what_the_model_file_gives(chapter):
     _, recipe, outputs = chapter
     weights = load(outputs["data/models/ch03/networks.safetensors"])
-    with np.load(io.BytesIO(outputs["data/raw/ch03/patterns.npz"])) as patterns:
-        inputs, targets = torch.from_numpy(patterns["test_inputs"]), patterns["test_targets"]
+    patterns = arrays(outputs, "data/raw/ch03/patterns.npz")
+    inputs, targets = torch.from_numpy(patterns["test_inputs"]), patterns["test_targets"]
     scores = []
     for run in range(2):
         model = MultiLayer({"tuned": "linear", "book": "relu"}[recipe])
@@ -66,8 +65,8 @@ def test_evaluation_reproduces_what_the_model_file_gives(chapter):
 
 def test_error_of_the_layer_is_that_of_its_last_step(chapter):
     _, _, outputs = chapter
-    patterns = np.load(io.BytesIO(outputs["data/raw/ch03/patterns.npz"]))
-    training = np.load(io.BytesIO(outputs["data/evaluated/ch03/training.npz"]))
+    patterns = arrays(outputs, "data/raw/ch03/patterns.npz")
+    training = arrays(outputs, "data/evaluated/ch03/training.npz")
     weight, bias = training["layer_rule_weight"][-1], training["layer_rule_bias"][-1]
     errors = patterns["layer_inputs"] @ weight.T + bias - patterns["layer_targets"]
     metrics = json.loads(outputs["metrics/ch03.json"])

@@ -1,6 +1,5 @@
 """Chapter 5 as dvc.yaml runs it, small: what comes out, that the numbers belong to the models, the same bytes again."""
 
-import io
 import json
 import re
 
@@ -13,7 +12,7 @@ from stages.ch05_recurrent_cells.evaluate import TEST_SEQUENCES, held_out_genera
 from stages.ch05_recurrent_cells.model import RecurrentNetwork
 from stages.ch05_recurrent_cells.tasks import draw_recall
 from stages.common.files import read_history
-from tests.conftest import by_epoch, changed, curves, figures_of, history_of, load_recorded_model, recorded_runs
+from tests.conftest import arrays, by_epoch, changed, curves, figures_of, history_of, load_recorded_model, recorded_runs
 
 CELLS = ("rnn", "lstm", "gru")
 SMALL = {
@@ -58,13 +57,13 @@ def test_cells_and_facts_are_right(chapter, cell):
     metrics = json.loads(chapter[2][f"metrics/ch05/{cell}.json"])
     assert max(metrics["forward_difference"], metrics["backward_difference"]) <= 1e-6
     assert metrics["facts_true"] == metrics["facts"] > 20
-    with np.load(io.BytesIO(chapter[2]["data/evaluated/ch05/gradients.npz"])) as norms:
-        for kind in ("untrained", "trained"):
-            values = norms[f"{cell}_{kind}"]
-            assert values.shape == (2, 5) and (values > 0).all() and (values[0] != values[1]).any()
-            ratios = values[:, -1] / values[:, 0]
-            assert metrics[f"gradient_ratio_{kind}"] == pytest.approx(np.median(ratios), rel=1e-3)
-            assert metrics[f"gradient_ratio_{kind}_least"] == pytest.approx(ratios.min(), rel=1e-3)
+    norms = arrays(chapter[2], "data/evaluated/ch05/gradients.npz")
+    for kind in ("untrained", "trained"):
+        values = norms[f"{cell}_{kind}"]
+        assert values.shape == (2, 5) and (values > 0).all() and (values[0] != values[1]).any()
+        ratios = values[:, -1] / values[:, 0]
+        assert metrics[f"gradient_ratio_{kind}"] == pytest.approx(np.median(ratios), rel=1e-3)
+        assert metrics[f"gradient_ratio_{kind}_least"] == pytest.approx(ratios.min(), rel=1e-3)
 
 
 def test_history_is_the_mean_of_its_lengths(chapter):

@@ -37,7 +37,7 @@ from stages.ch09_translation.translator import load_translator
 from stages.common.checkpoint import Checkpoint
 from stages.common.files import read_history
 from stages.common.optimizers import rate_share
-from tests.conftest import ROOT, by_epoch, changed, clip_to_nothing, curves
+from tests.conftest import ROOT, arrays, by_epoch, changed, clip_to_nothing, curves
 from tests.test_pipeline import imported_packages, missing_from
 
 SMALL = {
@@ -200,10 +200,9 @@ def test_the_tuned_network_learns_words_that_the_memory_does_not_have(chapter):
 
 def test_attention_is_of_every_head_and_adds_up_to_one(chapter):
     _, recipe, outputs = chapter
-    import io
 
-    with np.load(io.BytesIO(outputs["data/evaluated/ch09/attention.npz"])) as arrays:
-        maps, words, written = arrays["maps"], arrays["words"], arrays["written"]
+    shown = arrays(outputs, "data/evaluated/ch09/attention.npz")
+    maps, words, written = shown["maps"], shown["words"], shown["written"]
     assert maps.shape == ({"tuned": 4, "book": 2}[recipe], len(written), len(words))
     np.testing.assert_allclose(maps.sum(axis=2), 1, atol=1e-5)
     assert words[-1] == written[-1] == "■"

@@ -32,6 +32,14 @@ def addresses(root: Path) -> list[str]:
         ]
 
 
+def program(root: Path, **variables: str) -> subprocess.Popen:
+    """Start the program that makes the store in `root` ready, with these variables for MLflow and no others."""
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment |= {"DVC_ROOT": str(root), **variables}
+    command = [sys.executable, "-m", "stages.common.store"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.fixture
 def make(tmp_path, empty_store):
     """A function that makes a checkout with a store, whose artifacts lie in the folder given."""
@@ -159,12 +167,9 @@ def test_a_store_of_an_earlier_mlflow_is_brought_up_to_date_and_kept(tmp_path, c
 
 def test_two_programs_bring_a_store_up_to_date_once(tmp_path):
     store_of(tmp_path, revisions()[3])
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    environment["DVC_ROOT"] = str(tmp_path)
-    command = [sys.executable, "-m", "stages.common.store"]
-    programs = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
-    told = [program.communicate(timeout=120)[1] for program in programs]
-    assert [program.returncode for program in programs] == [0, 0]
+    both = [program(tmp_path) for _ in range(2)]
+    told = [one.communicate(timeout=120)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0]
     assert sorted(map(len, told))[0] == 0 < sorted(map(len, told))[1]
     assert len(list(tmp_path.glob("mlflow.db*"))) == 2 and revision_of(tmp_path / "mlflow.db") == revisions()[0]
 
@@ -213,9 +218,7 @@ def test_what_is_written_meanwhile_is_not_lost(tmp_path, monkeypatch):
 
 
 def test_a_store_elsewhere_needs_none_here(tmp_path):
-    environment = {**os.environ, "DVC_ROOT": str(tmp_path), "MLFLOW_TRACKING_URI": "sqlite:///class.db"}
-    command = [sys.executable, "-m", "stages.common.store"]
-    assert subprocess.run(command, cwd=ROOT, env=environment, timeout=60).returncode == 0
+    assert program(tmp_path, MLFLOW_TRACKING_URI="sqlite:///class.db").wait(timeout=60) == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,8 +228,6 @@ def test_without_a_store_nothing_is_made_and_a_broken_one_is_one_line(tmp_path):
     (tmp_path / "mlflow.db").touch()
     follow_the_folder(tmp_path)
     (tmp_path / "mlflow.db").write_text("no database " * 100)
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    environment["DVC_ROOT"] = str(tmp_path)
-    command = [sys.executable, "-m", "stages.common.store"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (1, "mlflow.db: file is not a database\n")
+    broken = program(tmp_path)
+    assert broken.communicate(timeout=60)[1] == "mlflow.db: file is not a database\n"
+    assert broken.returncode == 1
